@@ -1,0 +1,382 @@
+"""The typed boundary to the Rust core.
+
+Calls marked *releases the GIL* may run beside other Python threads. Arguments called `buffer` are
+C-contiguous objects of the buffer protocol (NumPy arrays, `torch.Tensor.numpy()`); element type and
+length are checked at each call, or once when bound.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, final
+
+__version__: str
+
+# ---------------------------------------------------------------- text
+
+@final
+class Tokenizer:
+    """A Hugging Face `tokenizer.json`, run in Rust."""
+
+    @staticmethod
+    def from_json(data: bytes) -> Tokenizer:
+        """Raises ValueError when `data` is no tokenizer. Releases the GIL."""
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added tokens included."""
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`. Releases the GIL."""
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of `token_ids`; bytes that form no character become U+FFFD. ValueError for an unknown id. Releases the GIL."""
+    def token(self, token_id: int) -> str | None:
+        """The token as the vocabulary spells it."""
+    def token_id(self, token: str) -> int | None: ...
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that the token stands for in text. ValueError for an unknown id."""
+
+@final
+class Sampling:
+    """A checked, immutable set of sampling parameters: see `octavo.SamplingParams` for the meaning of each.
+
+    Raises ValueError("<name>: <reason>") for a value out of range or not finite.
+    """
+
+    def __init__(
+        self,
+        *,
+        n: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        max_tokens: int | None = None,
+        min_tokens: int = 0,
+        ignore_eos: bool = False,
+        stop: Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
+        include_stop_str_in_output: bool = False,
+        skip_special_tokens: bool = True,
+        detokenize: bool = True,
+        logit_bias: Sequence[tuple[int, float]] = (),
+        logprobs: int | None = None,
+    ) -> None: ...
+
+# ---------------------------------------------------------------- between processes
+
+@final
+class Endpoint:
+    """One end of the connection between a front end and an engine. Given to a Frontend or an Engine, it is used up."""
+
+    @staticmethod
+    def pair() -> tuple[Endpoint, Endpoint]:
+        """(front end's end, engine's end) joined by an in-process ring."""
+    @staticmethod
+    def from_fd(fd: int) -> Endpoint:
+        """Takes over a connected Unix stream socket. Raises OSError when `fd` is none."""
+
+@final
+class Accepted:
+    """The request is tokenized, checked, and on its way to the engine. The first event of a request."""
+
+    request: int
+    num_prompt_tokens: int
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """Built anew at each access."""
+
+@final
+class Timings:
+    """Seconds of CLOCK_MONOTONIC (`time.monotonic()`)."""
+
+    arrival: float
+    scheduled: float
+    first_token: float
+    last_token: float
+    num_preemptions: int
+
+@final
+class TokenLogprobs:
+    logprob: float
+    rank: int
+    """1 for the most probable token."""
+    @property
+    def top(self) -> list[tuple[int, float]]:
+        """(token id, log-probability), best first."""
+
+@final
+class Delta:
+    """News of one choice of one request."""
+
+    request: int
+    index: int
+    """The choice, 0 to n - 1."""
+    text: str
+    """New text. May be empty while a character or a possible stop string is incomplete."""
+    num_cached_tokens: int
+    finish_reason: Literal["stop", "length", "abort"] | None
+    """Not None: the last event of this choice."""
+    stop_reason: int | str | None
+    """The stop token id or stop string that ended it; None for the end-of-sequence token."""
+    timings: Timings | None
+    """With finish_reason only."""
+    num_tokens: int
+    @property
+    def token_ids(self) -> list[int]: ...
+    @property
+    def logprobs(self) -> list[TokenLogprobs] | None:
+        """One a token, or None when the request did not ask."""
+
+@final
+class Failed:
+    """The last event of a request that was refused or broke."""
+
+    request: int
+    reason: Literal["invalid", "queue_full", "draining", "internal", "engine_died"]
+    param: str | None
+    message: str
+
+@final
+class Stats:
+    """The engine's state after its newest step; counters count since its start."""
+
+    time: float
+    num_running: int
+    num_waiting: int
+    num_blocks: int
+    num_used_blocks: int
+    num_wasted_slots: int
+    prefix_queries: int
+    prefix_hits: int
+    prompt_tokens: int
+    generation_tokens: int
+    num_preemptions: int
+    num_rejected: int
+    num_steps: int
+    step_tokens: int
+
+@final
+class Frontend:
+    """The clients' side: tokenizes on its own threads, sends requests to the engine, turns tokens into text.
+
+    Not bound to an event loop: `fileno()` becomes readable when `drain()` has something to return.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        tokenizer: Tokenizer | None,
+        *,
+        max_model_len: int,
+        vocab_size: int,
+        threads: int = 2,
+    ) -> None:
+        """Without a tokenizer prompts must be token ids, and text stays empty."""
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        sampling: Sampling,
+        *,
+        add_special_tokens: bool = True,
+        clamp_max_tokens: bool = False,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> int:
+        """Returns the request's number at once; every outcome, errors included, arrives as an event.
+
+        `max_tokens` None means the rest of the context; more than the rest is Failed("invalid"), or cut to it
+        with `clamp_max_tokens`. A prompt of max_model_len tokens or more, an empty one, and a token id out of
+        range are Failed("invalid", param="prompt").
+        """
+    def abort(self, request: int) -> None:
+        """Ends a request; its choices end with finish_reason "abort". Unknown or ended ids are ignored."""
+    def drain(self) -> list[Accepted | Delta | Failed]:
+        """The events since the last call, in order, never blocking. After the engine's death: one Failed("engine_died") for each open request."""
+    def wait(self, timeout: float) -> bool:
+        """Blocks until `drain()` has something, at most `timeout` seconds. Releases the GIL."""
+    def fileno(self) -> int: ...
+    @property
+    def ready(self) -> str | None:
+        """The JSON of the engine's ready report; None until it came."""
+    @property
+    def stats(self) -> Stats | None:
+        """The newest state that the engine reported."""
+    @property
+    def connected(self) -> bool:
+        """False once the engine's end is closed."""
+    @property
+    def num_open(self) -> int:
+        """Requests without a last event."""
+    def reconnect(self, endpoint: Endpoint) -> None:
+        """Speaks to a new engine; requests of the old one have failed. `ready` is None again."""
+    def reset_prefix_cache(self) -> None: ...
+    def drain_engine(self) -> None:
+        """Tells the engine to finish what runs and close."""
+
+# ---------------------------------------------------------------- engine
+
+@final
+class Plan:
+    """One step, as scalars. The columns lie in arena number `arena` (see Engine.arena_layout)."""
+
+    epoch: int
+    arena: int
+    num_reqs: int
+    num_tokens: int
+    num_samples: int
+    max_query_len: int
+    max_context_len: int
+    num_table_deltas: int
+    num_block_copies: int
+
+@final
+class Engine:
+    """The life of every request: queue, scheduler, prefix cache, blocks. One step is plan, run, commit."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        num_blocks: int,
+        block_size: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_model_len: int,
+        vocab_size: int,
+        eos_token_ids: Sequence[int],
+        enable_prefix_caching: bool = True,
+        enable_chunked_prefill: bool = True,
+        policy: Literal["fcfs", "priority"] = "fcfs",
+        max_num_queued_reqs: int | None = None,
+        long_prefill_token_threshold: int = 0,
+        max_logprobs: int = 20,
+        seed: int = 0,
+    ) -> None:
+        """Raises ValueError for limits which contradict each other."""
+    def arena_layout(self) -> list[tuple[str, Literal["int32", "int64", "float32"], int, int]]:
+        """(column, element type, byte offset, number of elements) of one arena.
+
+        input:  input_ids i32[T], positions i32[T], slot_mapping i64[T]; row i32[R], query_start i32[R + 1],
+                seq_len i32[R]; logits_index i32[R], sample_row i32[R]; delta_row i32[D], delta_column i32[D],
+                delta_block i32[D] (block_table[row, column] = block, to be applied before the step);
+                copy_source i32[R], copy_target i32[R] (whole blocks, to be copied before the step)
+        output: sampled i32[R], sampled_logprob f32[R], sampled_rank i32[R], top_ids i32[R * K], top_logprobs f32[R * K]
+        T = max_num_batched_tokens, R = max_num_seqs, K = max_logprobs. Request i owns the tokens
+        query_start[i] to query_start[i + 1]; seq_len counts its context after the step. Sample s reads the logits of
+        token logits_index[s]; several samples may read one token (n > 1).
+        """
+    @property
+    def arena_bytes(self) -> int: ...
+    @property
+    def num_arenas(self) -> int: ...
+    @property
+    def max_blocks_per_seq(self) -> int:
+        """Width of a block table; it has max_num_seqs rows."""
+    def bind_arena(self, index: int, buffer: Any) -> None:
+        """Keeps a writable buffer of arena_bytes bytes, 64-byte aligned, for the engine's life."""
+    def ready(self, info: str) -> None:
+        """Tells the front end that the engine serves."""
+    def plan(self, timeout: float) -> Plan | None:
+        """Drains arrivals and aborts, schedules, fills an arena. Waits at most `timeout` seconds for work; None when there was none. Releases the GIL."""
+    def commit(self, epoch: int) -> None:
+        """Takes the output columns of that step: appends, ends, hashes, frees, and sends one frame. ValueError for a stale epoch. Releases the GIL."""
+    def fail(self, epoch: int, message: str) -> None:
+        """The step could not run: its requests fail with `message`, the others go on."""
+    @property
+    def closed(self) -> bool:
+        """True when the front end has gone, or draining is done: the loop ends."""
+    @property
+    def stats(self) -> Stats: ...
+    def check_integrity(self) -> None:
+        """RuntimeError when a block is lost or counted twice, or a table disagrees with its request."""
+
+# ---------------------------------------------------------------- CPU kernels
+
+@final
+class CpuKernels:
+    """Kernels on one thread pool. Floats are float32; the KV cache has its own element type."""
+
+    def __init__(self, threads: int, isa: Literal["auto", "portable", "avx2", "avx512"] = "auto") -> None:
+        """ValueError when this machine lacks `isa`."""
+    @staticmethod
+    def available() -> list[str]:
+        """Instruction sets of this machine, best first; always ends with "portable"."""
+    @property
+    def isa(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    def rms_norm(self, x: Any, weight: Any, out: Any, eps: float) -> None:
+        """out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight; f32, rows of len(weight). `out` may be `x`. Releases the GIL."""
+    def add_rms_norm(self, x: Any, residual: Any, weight: Any, out: Any, eps: float) -> None:
+        """residual += x, then out = rms_norm(residual). Releases the GIL."""
+    def rope(self, x: Any, positions: Any, cos_sin: Any, head_dim: int) -> None:
+        """Rotates the halves of each head of x f32[T, heads * head_dim] in place (Llama's layout).
+
+        positions i32[T]; cos_sin f32[max_position, rotary_dim]: cosines in the first half, sines in the second.
+        Dimensions past rotary_dim stay. Releases the GIL.
+        """
+    def silu_mul(self, gate_up: Any, out: Any) -> None:
+        """out[t, i] = silu(gate_up[t, i]) * gate_up[t, i + I] for f32[T, 2I] -> f32[T, I]. Releases the GIL."""
+    def sample(self, engine: Engine, epoch: int, logits: Any) -> None:
+        """Chooses one token for each sample of the step, into the arena's output columns.
+
+        logits f32[num_samples, vocab_size], overwritten. Penalties, bias, temperature, top-k, top-p, min-p; seeds
+        make a request's choice independent of the batch. Log-probabilities are those of the raw logits. Releases the GIL.
+        """
+
+@final
+class PagedKvCache:
+    """Keys and values of every layer in blocks, and the attention over them, on the CPU."""
+
+    def __init__(
+        self,
+        kernels: CpuKernels,
+        *,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        max_num_seqs: int,
+        max_blocks_per_seq: int,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    ) -> None:
+        """Raises MemoryError when the blocks cannot be allocated."""
+    @staticmethod
+    def block_bytes(*, num_layers: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: str) -> int:
+        """Bytes that one block takes over all layers."""
+    def begin_step(
+        self,
+        *,
+        row: Any,
+        query_start: Any,
+        seq_len: Any,
+        slot_mapping: Any,
+        delta_row: Any,
+        delta_column: Any,
+        delta_block: Any,
+        copy_source: Any,
+        copy_target: Any,
+    ) -> None:
+        """Applies the table deltas and block copies, and keeps the step's metadata for `attention`.
+
+        Lengths give the counts: row[n], query_start[n + 1], seq_len[n], slot_mapping[t]. ValueError for an index out of range.
+        Releases the GIL.
+        """
+    def attention(
+        self,
+        layer: int,
+        query: Any,
+        key: Any,
+        value: Any,
+        out: Any,
+        *,
+        scale: float,
+        sliding_window: int = 0,
+        softcap: float = 0.0,
+    ) -> None:
+        """Writes key and value into the cache, then causal attention of every query over its request's cached context.
+
+        query, out f32[T, num_heads * head_dim]; key, value f32[T, num_kv_heads * head_dim]. sliding_window 0: all. Releases the GIL.
+        """

@@ -1,0 +1,1 @@
+//! SIMD kernels on slices for a plain CPU: paged attention, norms, rotary embedding, sampling.

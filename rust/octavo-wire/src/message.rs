@@ -1,0 +1,169 @@
+//! What crosses between the API process and the engine process.
+//!
+//! A [`Command`] goes to the engine, a [`Report`] comes back. Both are plain data: the codec in
+//! `frame.rs` gives them their bytes, the ring and the socket carry them. Times are seconds of
+//! `CLOCK_MONOTONIC`, which all processes of one machine share.
+
+/// A request's number, unique within one front end; the front end chooses it.
+pub type RequestId = u64;
+
+/// Front end to engine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// A new request, already tokenized and checked.
+    Submit(Box<Submission>),
+    /// Ends every choice of a request: the client has gone, or asked for it. Unknown ids are ignored.
+    Abort { request: RequestId },
+    /// Ends one choice whose text met a stop string. The engine frees it and reports nothing more of it.
+    Stop { request: RequestId, choice: u32 },
+    /// Forgets every cached prefix that no running request uses.
+    ResetPrefixCache,
+    /// Accept nothing more, finish what runs, then close.
+    Drain,
+}
+
+/// A tokenized request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submission {
+    pub request: RequestId,
+    /// At least one token, each below the vocabulary size.
+    pub prompt: Vec<u32>,
+    pub sampling: Sampling,
+    /// Smaller runs earlier under the `priority` policy; ignored under `fcfs`.
+    pub priority: i32,
+    /// When the server received it.
+    pub arrival: f64,
+    /// Requests share cached prefixes only with the same salt. Empty: the common one.
+    pub cache_salt: String,
+}
+
+/// How the engine chooses tokens. What concerns text (stop strings, special tokens) stays in the front end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Number of choices, 1 to 128.
+    pub n: u32,
+    /// 0 is greedy.
+    pub temperature: f32,
+    pub top_p: f32,
+    /// 0 keeps all.
+    pub top_k: u32,
+    pub min_p: f32,
+    pub presence_penalty: f32,
+    pub frequency_penalty: f32,
+    pub repetition_penalty: f32,
+    pub seed: Option<u64>,
+    /// Generated tokens, at least 1 and at most `max_model_len - prompt.len()`.
+    pub max_tokens: u32,
+    /// Stop and end-of-sequence tokens cannot be chosen before this many tokens.
+    pub min_tokens: u32,
+    pub ignore_eos: bool,
+    pub stop_token_ids: Vec<u32>,
+    /// Added to the logits; sorted by token, no token twice.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// `Some(k)`: the chosen token's log-probability, and the k best.
+    pub logprobs: Option<u32>,
+}
+
+/// Engine to front end.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// The engine has loaded and accepts requests. `info` is a JSON object for people and metrics.
+    Ready { info: String },
+    /// One step's outputs: one frame a commit.
+    Step(Box<StepOutput>),
+    /// A request that never ran, or that failed; nothing more follows for it.
+    Failed { request: RequestId, reason: FailReason, message: String },
+    /// State while no step runs, at most one a second: the sign that the engine's loop turns.
+    Idle(Box<Stats>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailReason {
+    /// The waiting queue is at its limit.
+    QueueFull,
+    /// The engine accepts nothing more.
+    Draining,
+    /// The request can never fit, or breaks a limit.
+    Invalid,
+    /// The forward pass raised.
+    Internal,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepOutput {
+    pub outputs: Vec<ChoiceOutput>,
+    pub stats: Stats,
+}
+
+/// The new tokens of one choice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChoiceOutput {
+    pub request: RequestId,
+    pub choice: u32,
+    /// Empty only when the choice ends without a token (an abort).
+    pub tokens: Vec<u32>,
+    /// One entry a token when the request asked for log-probabilities, otherwise empty.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// Prompt tokens that came from the prefix cache; the same in each output of a request.
+    pub num_cached_tokens: u32,
+    pub finish: Option<Finish>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprobs {
+    pub logprob: f32,
+    /// 1 for the most probable token.
+    pub rank: u32,
+    /// The most probable tokens, best first.
+    pub top: Vec<(u32, f32)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finish {
+    pub reason: FinishReason,
+    pub timings: Timings,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The end-of-sequence token of the model.
+    EndOfSequence,
+    /// A token of `stop_token_ids`.
+    StopToken(u32),
+    /// `max_tokens` or the model's context length.
+    Length,
+    Abort,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timings {
+    pub arrival: f64,
+    /// First time a step planned it.
+    pub scheduled: f64,
+    pub first_token: f64,
+    pub last_token: f64,
+    pub num_preemptions: u32,
+}
+
+/// The engine's state after a step; counters count since the engine's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    pub time: f64,
+    pub num_running: u32,
+    pub num_waiting: u32,
+    pub num_blocks: u32,
+    /// Blocks that a live request holds. Cached blocks that nobody uses count as free.
+    pub num_used_blocks: u32,
+    /// Token slots inside used blocks that hold no token.
+    pub num_wasted_slots: u32,
+    /// Tokens looked up in the prefix cache, and found.
+    pub prefix_queries: u64,
+    pub prefix_hits: u64,
+    pub prompt_tokens: u64,
+    pub generation_tokens: u64,
+    pub num_preemptions: u64,
+    pub num_rejected: u64,
+    pub num_steps: u64,
+    /// Tokens of the last step.
+    pub step_tokens: u32,
+}
