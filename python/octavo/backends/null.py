@@ -1,0 +1,28 @@
+"""No model: every sampled token is the same one. For benchmarks and tests of everything around the model."""
+
+from typing import Any
+
+from octavo._core import Engine, Plan
+from octavo.backends.base import Arena, bind_arenas
+
+
+class NullBackend:
+    """Samples `token` with log-probability 0 and rank 1."""
+
+    def __init__(self, token: int) -> None:
+        self._token = token
+        self._arenas: list[Arena] = []
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return {"dtype": "none", "device": "none", "threads": 1}
+
+    def bind(self, engine: Engine) -> None:
+        self._arenas = bind_arenas(engine)
+        for arena in self._arenas:
+            arena["sampled"].fill(self._token)
+            arena["sampled_rank"].fill(1)
+            arena["top_ids"].fill(self._token)
+
+    def execute(self, plan: Plan) -> None:
+        self._arenas[plan.arena]["sampled"][: plan.num_samples] = self._token

@@ -1,0 +1,140 @@
+"""How one request's tokens are chosen: vLLM's `SamplingParams`, by vLLM's names and defaults.
+
+The ranges are checked in one place, by `_core.Sampling`. Here stand the names, and the parameters that octavo
+knows of but does not do yet: these raise instead of being passed over.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from octavo._core import Sampling
+
+NOT_YET: Mapping[str, Any] = {
+    "watermarking": None,
+    "prompt_logprobs": None,
+    "prompt_logprob_token_ids": None,
+    "prompt_logprob_start": None,
+    "logprob_token_ids": None,
+    "flat_logprobs": False,
+    "structured_outputs": None,
+    "guided_decoding": None,
+    "allowed_token_ids": None,
+    "bad_words": None,
+    "extra_args": None,
+    "thinking_token_budget": None,
+    "repetition_detection": None,
+    "routed_experts_prompt_start": 0,
+    "trace_decode_token_ids": None,
+}
+"""Parameters that would change the output and that octavo does not do yet, with the value that asks for nothing."""
+
+
+@dataclass
+class SamplingParams:
+    """Raises ValueError, naming the parameter, for a value out of range and for one that octavo does not do yet."""
+
+    n: int = 1
+    """Number of choices for a prompt, 1 to 128."""
+    presence_penalty: float = 0.0
+    """-2 to 2, once for each token that was generated."""
+    frequency_penalty: float = 0.0
+    """-2 to 2, times the number of its occurrences in what was generated."""
+    repetition_penalty: float = 1.0
+    """Above 0; above 1 makes tokens of the prompt and of what was generated less probable."""
+    temperature: float = 1.0
+    """0 takes the most probable token."""
+    watermarking: bool | None = None
+    top_p: float = 1.0
+    """Above 0, at most 1: the smallest set of tokens with this probability together."""
+    top_k: int = 0
+    """The k most probable tokens; 0 and -1 keep all."""
+    min_p: float = 0.0
+    """0 to 1: least probability, relative to the most probable token's."""
+    seed: int | None = None
+    """Makes the choice repeatable, whatever else runs. -1 is None."""
+    stop: str | Sequence[str] | None = None
+    """Text that ends a choice; it is cut off unless `include_stop_str_in_output`."""
+    stop_token_ids: Sequence[int] | None = None
+    ignore_eos: bool = False
+    max_tokens: int | None = 16
+    """None: the rest of the context."""
+    min_tokens: int = 0
+    logprobs: int | None = None
+    """The chosen token's log-probability and those of this many best tokens."""
+    prompt_logprobs: int | None = None
+    prompt_logprob_token_ids: Any = None
+    prompt_logprob_start: int | None = None
+    logprob_token_ids: Sequence[int] | None = None
+    flat_logprobs: bool = False
+    detokenize: bool = True
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    """Has no effect: it concerns tokenizers that are not a `tokenizer.json`."""
+    include_stop_str_in_output: bool = False
+    output_kind: Any = 0
+    """Has no effect: `LLM` returns finished outputs."""
+    stream_interval: int | None = None
+    skip_clone: bool = False
+    output_text_buffer_length: int = 0
+    structured_outputs: Any = None
+    logit_bias: Mapping[int, float] | None = None
+    """Added to the logits of these tokens, -100 to 100."""
+    allowed_token_ids: Sequence[int] | None = None
+    extra_args: Mapping[str, Any] | None = None
+    bad_words: Sequence[str] | None = None
+    skip_reading_prefix_cache: bool | None = None
+    thinking_token_budget: int | None = None
+    repetition_detection: Any = None
+    routed_experts_prompt_start: int = 0
+    trace_decode_token_ids: Sequence[int] | None = None
+    guided_decoding: Any = None
+    best_of: int | None = None
+    """An older name beside `n`; only the same number is done."""
+
+    def __post_init__(self) -> None:
+        self.to_core()
+
+    @classmethod
+    def from_defaults(cls, defaults: Mapping[str, Any], **given: Any) -> Self:
+        """`given` over the values of a model's generation_config.json that vLLM takes from there."""
+        names = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
+        values = {name: defaults[name] for name in names if defaults.get(name) is not None}
+        if defaults.get("max_new_tokens") is not None:
+            values["max_tokens"] = defaults["max_new_tokens"]
+        return cls(**{**values, **given})
+
+    def to_core(self) -> Sampling:
+        """The checked, immutable form that the engine takes."""
+        for name, neutral in NOT_YET.items():
+            value = getattr(self, name)
+            asks_nothing = value in (None, False) or (isinstance(value, (Sequence, Mapping)) and not value)
+            if value != neutral and not asks_nothing:
+                raise ValueError(f"{name}: octavo does not do this yet")
+        if self.best_of not in (None, self.n):
+            raise ValueError("best_of: octavo does this only when it equals n")
+        return Sampling(
+            n=self.n,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=0 if self.top_k == -1 else self.top_k,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            seed=None if self.seed == -1 else self.seed,
+            max_tokens=self.max_tokens,
+            min_tokens=self.min_tokens,
+            ignore_eos=self.ignore_eos,
+            stop=[self.stop] if isinstance(self.stop, str) else self.stop or (),
+            stop_token_ids=self.stop_token_ids or (),
+            include_stop_str_in_output=self.include_stop_str_in_output,
+            skip_special_tokens=self.skip_special_tokens,
+            detokenize=self.detokenize,
+            logit_bias=sorted((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
+            logprobs=self.logprobs,
+        )
+
+    def __repr__(self) -> str:
+        changed = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default)
+        return f"SamplingParams({', '.join(changed)})"
