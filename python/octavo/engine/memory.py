@@ -1,0 +1,242 @@
+"""The memory plan: what weights, workspace and KV cache take, known exactly before anything is loaded.
+
+    plan_memory(config, checkpoint) -> MemoryPlan      from file headers alone, without torch
+    available_memory()                                 what this process may still take, cgroup limits included
+
+Everything but the KV cache has a fixed size; the KV cache gets what is left of the share, at most what
+max_num_seqs requests of max_model_len tokens could ever fill.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from octavo._core import PagedKvCache
+from octavo.config import EngineConfig
+from octavo.errors import ModelError
+from octavo.models.checkpoint import Checkpoint
+from octavo.models.layout import Dtype, parameter_bytes, workspace_bytes
+from octavo.models.registry import spec_for
+from octavo.models.spec import DecoderSpec
+
+DEFAULT_BATCHED_TOKENS = 2048
+
+
+class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes in bytes, lengths in tokens. Computed once, in the process that starts the engine."""
+
+    device: str = "cpu"
+    dtype: Dtype = "float32"
+    threads: int = 1
+    max_model_len: int
+    max_num_batched_tokens: int
+    block_size: int
+    num_blocks: int
+    block_bytes: int = 0
+    """One block of keys and values over all layers."""
+    kv_bytes: int = 0
+    weights_bytes: int = 0
+    workspace_bytes: int = 0
+    """Activations, logits and rotary tables."""
+    available_bytes: int = 0
+    """What the process could take when the plan was made."""
+
+    def describe(self) -> str:
+        """A few lines for the person who starts the server."""
+        tokens = self.num_blocks * self.block_size
+        lines = [
+            f"{self.device}, {self.threads} threads, {self.dtype}; {_size(self.available_bytes)} of memory available",
+            f"  weights    {_size(self.weights_bytes):>10}",
+            f"  workspace  {_size(self.workspace_bytes):>10}  {self.max_num_batched_tokens:,} tokens a step",
+            f"  KV cache   {_size(self.kv_bytes):>10}  {tokens:,} tokens in {self.num_blocks:,} blocks of {self.block_size}",
+            f"  requests of up to {self.max_model_len:,} tokens; {tokens / self.max_model_len:.1f} of that length at once",
+        ]
+        return "\n".join(lines)
+
+
+def plan_memory(config: EngineConfig, checkpoint: Checkpoint) -> MemoryPlan:
+    """Raises ModelError for a model or option that is not supported, and when the model or one request does not fit."""
+    _check_device(config)
+    spec = spec_for(checkpoint.config)
+    dtype = resolve_dtype(config, checkpoint)
+    max_model_len = _model_length(config, checkpoint)
+    max_tokens = resolve_batched_tokens(config, max_model_len)
+    max_seqs, block_size = config.scheduler.max_num_seqs, config.cache.block_size
+    available = available_memory()
+    weights = parameter_bytes(spec, dtype)
+    workspace = workspace_bytes(spec, max_tokens=max_tokens, max_samples=max_seqs, dtype=dtype)
+    workspace += max_model_len * spec.rope.rotary_dim * 4
+    block_bytes = PagedKvCache.block_bytes(
+        num_layers=spec.num_layers,
+        block_size=block_size,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        dtype=dtype,
+    )
+    num_blocks = _num_blocks(config, max_model_len, block_bytes, available, weights + workspace)
+    max_model_len = _fit_length(config, max_model_len, num_blocks, block_bytes)
+    return MemoryPlan(
+        device="cpu",
+        dtype=dtype,
+        threads=config.device.cpu_threads or len(os.sched_getaffinity(0)),
+        max_model_len=max_model_len,
+        max_num_batched_tokens=max_tokens,
+        block_size=block_size,
+        num_blocks=num_blocks,
+        block_bytes=block_bytes,
+        kv_bytes=num_blocks * block_bytes,
+        weights_bytes=weights,
+        workspace_bytes=workspace,
+        available_bytes=available,
+    )
+
+
+def resolve_batched_tokens(config: EngineConfig, max_model_len: int) -> int:
+    """The step's token budget. ModelError when it contradicts max_num_seqs, or a whole prompt has no room."""
+    scheduler = config.scheduler
+    tokens = scheduler.max_num_batched_tokens
+    if tokens is None:
+        whole = 0 if scheduler.enable_chunked_prefill else max_model_len
+        return max(DEFAULT_BATCHED_TOKENS, scheduler.max_num_seqs, whole)
+    if tokens < scheduler.max_num_seqs:
+        raise ModelError(
+            f"--max-num-batched-tokens {tokens} is less than --max-num-seqs {scheduler.max_num_seqs}: "
+            "every running request needs one token a step"
+        )
+    if not scheduler.enable_chunked_prefill and tokens < max_model_len:
+        raise ModelError(
+            f"--max-num-batched-tokens {tokens} is less than the {max_model_len} tokens of --max-model-len, "
+            "which --no-enable-chunked-prefill needs"
+        )
+    return tokens
+
+
+def resolve_dtype(config: EngineConfig, checkpoint: Checkpoint) -> Dtype:
+    """`auto`: bfloat16 for a 16-bit checkpoint where the processor multiplies bfloat16, otherwise float32."""
+    if config.model.dtype != "auto":
+        return config.model.dtype
+    sizes: dict[str, int] = {}
+    for _, info in checkpoint.tensors():
+        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
+    stored = max(sizes, key=lambda name: sizes[name], default="float32")
+    half = checkpoint.source.format == "safetensors" and stored in ("bfloat16", "float16", "BF16", "F16")
+    return "bfloat16" if half and _multiplies_bfloat16() else "float32"
+
+
+def available_memory() -> int:
+    """Bytes that this process can take before the machine swaps or its cgroup kills it."""
+    limits = [_meminfo()["MemAvailable"]]
+    for line in _lines(Path("/proc/self/cgroup")):
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            limits += _cgroup_limits(Path("/sys/fs/cgroup"), path, "memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            limits += _cgroup_limits(Path("/sys/fs/cgroup/memory"), path, *names)
+    return max(0, min(limits))
+
+
+def _check_device(config: EngineConfig) -> None:
+    if config.device.device == "cuda":
+        raise ModelError("--device cuda: the CUDA backend is not in this version; use --device cpu")
+    for name, size in (
+        ("--tensor-parallel-size", config.parallel.tensor_parallel_size),
+        ("--pipeline-parallel-size", config.parallel.pipeline_parallel_size),
+    ):
+        if size != 1:
+            raise ModelError(f"{name} {size}: the CPU backend runs in one process; use 1")
+
+
+def _model_length(config: EngineConfig, checkpoint: Checkpoint) -> int:
+    asked, limit = config.model.max_model_len, checkpoint.max_model_len
+    if asked is not None and asked > limit:
+        raise ModelError(f"--max-model-len {asked} is more than the {limit} tokens that the model was made for")
+    return asked or limit
+
+
+def _num_blocks(config: EngineConfig, max_model_len: int, block_bytes: int, available: int, fixed: int) -> int:
+    """Blocks of the KV cache: the override, the given bytes, or the rest of the share up to what could be used."""
+    cache = config.cache
+    share = int(cache.gpu_memory_utilization * available)
+    if cache.num_gpu_blocks_override is not None:
+        num_blocks = cache.num_gpu_blocks_override
+    elif cache.kv_cache_memory_bytes is not None:
+        num_blocks = cache.kv_cache_memory_bytes // block_bytes
+    else:
+        needed = config.scheduler.max_num_seqs * _blocks_for(max_model_len, cache.block_size)
+        num_blocks = min(needed, (share - fixed) // block_bytes)
+        if num_blocks < 1:
+            raise ModelError(
+                f"the model needs {_size(fixed)} before any KV cache, and --gpu-memory-utilization "
+                f"{cache.gpu_memory_utilization} of the {_size(available)} available is {_size(share)}; "
+                "free memory, raise that share, or lower --max-num-batched-tokens"
+            )
+    if num_blocks < 1:
+        raise ModelError(
+            f"--kv-cache-memory-bytes {cache.kv_cache_memory_bytes} is less than one block, {block_bytes} bytes"
+        )
+    if fixed + num_blocks * block_bytes > available:
+        raise ModelError(
+            f"weights and workspace ({_size(fixed)}) with a KV cache of {_size(num_blocks * block_bytes)} do not fit "
+            f"the {_size(available)} of memory available; lower --kv-cache-memory-bytes"
+        )
+    return num_blocks
+
+
+def _fit_length(config: EngineConfig, max_model_len: int, num_blocks: int, block_bytes: int) -> int:
+    """max_model_len, cut to the KV cache unless the user asked for it."""
+    block_size = config.cache.block_size
+    fits = num_blocks * block_size
+    if max_model_len <= fits:
+        return max_model_len
+    if config.model.max_model_len is None:
+        return fits
+    needed = _blocks_for(max_model_len, block_size) * block_bytes
+    raise ModelError(
+        f"one request of --max-model-len {max_model_len} needs {_size(needed)} of KV cache and "
+        f"{_size(num_blocks * block_bytes)} are planned; use --max-model-len {fits} or less, or more KV cache: "
+        f"--kv-cache-memory-bytes {needed}, or a larger --gpu-memory-utilization"
+    )
+
+
+def _blocks_for(tokens: int, block_size: int) -> int:
+    return -(-tokens // block_size)
+
+
+def _multiplies_bfloat16() -> bool:
+    flags = next((line for line in _lines(Path("/proc/cpuinfo")) if line.startswith(("flags", "Features"))), "")
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
+
+
+def _meminfo() -> dict[str, int]:
+    pattern = re.compile(r"(\w+):\s+(\d+) kB")
+    matches = (pattern.match(line) for line in _lines(Path("/proc/meminfo")))
+    return {match[1]: int(match[2]) * 1024 for match in matches if match}
+
+
+def _cgroup_limits(root: Path, path: str, limit_name: str, usage_name: str, reclaimable: str) -> list[int]:
+    """What each cgroup from this process's up to the root leaves. Page cache that can be dropped counts as free."""
+    found = []
+    folder = root / path.lstrip("/")
+    for group in (folder, *folder.parents):
+        if not group.is_relative_to(root):
+            break
+        limit, usage = "".join(_lines(group / limit_name)), "".join(_lines(group / usage_name))
+        if not limit.isdigit() or not usage.isdigit():
+            continue
+        statistics = dict(line.split() for line in _lines(group / "memory.stat"))
+        found.append(int(limit) - int(usage) + int(statistics.get(reclaimable, 0)))
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _size(value: int) -> str:
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"

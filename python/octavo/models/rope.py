@@ -1,0 +1,101 @@
+"""Rotary frequencies from a config: default, linear, llama3 and YaRN scaling.
+
+    rope_spec(config, head_dim) -> RopeSpec
+
+Computed in float32 step by step, because the models were trained with float32 frequencies: at position 8,000 a
+frequency that is more exact turns the fastest pairs by a visible angle.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.errors import ModelError
+from octavo.models.config_reader import ConfigReader
+from octavo.models.spec import RopeSpec
+
+SUPPORTED = ("default", "linear", "llama3", "yarn")
+
+Frequencies = NDArray[np.float32]
+
+
+def rope_spec(config: ConfigReader, head_dim: int) -> RopeSpec:
+    """Reads `rope_parameters` (Transformers 5) or `rope_scaling` and `rope_theta` (before). ModelError for other types."""
+    scaling = config.mapping("rope_parameters")
+    if any(isinstance(value, Mapping) for value in scaling.values()):
+        raise ModelError("rope parameters that differ between layers are not supported")
+    if not scaling.get("rope_type") and not scaling.get("type"):
+        older = config.mapping("rope_scaling")
+        scaling = older if older.get("rope_type") or older.get("type") else scaling
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind not in SUPPORTED:
+        raise ModelError(f"rope type {kind!r} is not supported; supported: {', '.join(SUPPORTED)}")
+    for source in (config, scaling):
+        source.only("partial_rotary_factor", 1.0)
+    theta = scaling.number("rope_theta", config.number("rope_theta", 10000.0))
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    wavelengths: Frequencies = np.float32(theta) ** exponents
+    magnitude = 1.0
+    if kind == "linear":
+        frequencies = (np.float32(1) / wavelengths) / np.float32(scaling.number("factor"))
+    elif kind == "llama3":
+        frequencies = _llama3(np.float32(1) / wavelengths, scaling, config)
+    elif kind == "yarn":
+        frequencies, magnitude = _yarn(wavelengths, theta, head_dim, scaling, config)
+    else:
+        frequencies = np.float32(1) / wavelengths
+    return RopeSpec(inverse_frequencies=tuple(float(f) for f in frequencies), magnitude=magnitude)
+
+
+def _original_length(scaling: ConfigReader, config: ConfigReader) -> int:
+    for source in (config, scaling):
+        if source.get("original_max_position_embeddings") is not None:
+            return source.integer("original_max_position_embeddings")
+    return config.integer("max_position_embeddings")
+
+
+def _llama3(frequencies: Frequencies, scaling: ConfigReader, config: ConfigReader) -> Frequencies:
+    """Llama 3.1: slow frequencies divided by `factor`, fast ones kept, those between interpolated."""
+    factor = np.float32(scaling.number("factor"))
+    low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
+    if high <= low:
+        raise ModelError(f"rope: high_freq_factor {high} must be larger than low_freq_factor {low}")
+    turns = np.float32(_original_length(scaling, config)) * frequencies / np.float32(2 * math.pi)
+    smooth = np.clip((turns - np.float32(low)) / np.float32(high - low), 0, 1).astype(np.float32)
+    blended: Frequencies = (np.float32(1) - smooth) * frequencies / factor + smooth * frequencies
+    return blended
+
+
+def _yarn(
+    wavelengths: Frequencies, theta: float, dim: int, scaling: ConfigReader, config: ConfigReader
+) -> tuple[Frequencies, float]:
+    """YaRN (arXiv 2309.00071): a linear ramp between kept and divided frequencies, and a scale on attention."""
+    length = _original_length(scaling, config)
+    factor = scaling.number("factor", config.integer("max_position_embeddings") / length)
+
+    def dimension(rotations: float) -> float:
+        return dim * math.log(length / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = dimension(scaling.number("beta_fast", 32.0)), dimension(scaling.number("beta_slow", 1.0))
+    if scaling.flag("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    if low == high:
+        high += 0.001
+    ramp = np.clip((np.arange(dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+    kept = (np.float32(1) - ramp).astype(np.float32)
+    divided = np.float32(1) / (np.float32(factor) * wavelengths)
+    frequencies: Frequencies = divided * (np.float32(1) - kept) + np.float32(1) / wavelengths * kept
+    if scaling.get("attention_factor") is not None:
+        return frequencies, scaling.number("attention_factor")
+    magnitude = _yarn_magnitude(factor, 1.0)
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        magnitude = _yarn_magnitude(factor, scaling.number("mscale"))
+        magnitude /= _yarn_magnitude(factor, scaling.number("mscale_all_dim"))
+    return frequencies, magnitude
+
+
+def _yarn_magnitude(factor: float, weight: float) -> float:
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0

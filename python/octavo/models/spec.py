@@ -1,0 +1,61 @@
+"""What a decoder is, as data: the executors read a `DecoderSpec`, never a Hugging Face config.
+
+    RopeSpec      rotary frequencies, with any scaling already applied
+    DecoderSpec   sizes and switches of a decoder-only transformer
+
+No torch here: the memory plan and the native executor read the same structs.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Activation = Literal["silu"]
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSpec:
+    """Rotary position embedding of the halves of each head (Llama's layout)."""
+
+    inverse_frequencies: tuple[float, ...]
+    """Radians a position, one for each rotated pair; heads longer than twice this keep their other dimensions."""
+    magnitude: float = 1.0
+    """Factor on cosines and sines (YaRN's attention factor)."""
+
+    @property
+    def rotary_dim(self) -> int:
+        return 2 * len(self.inverse_frequencies)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSpec:
+    """A pre-norm decoder: RMS norm, attention, residual, RMS norm, gated MLP, residual; then a norm and the head."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    norm_eps: float
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    """RMS norm over each query and key head before the rotation."""
+    windows: tuple[int, ...]
+    """For each layer, how many tokens back it sees, its own included; 0: all."""
+    activation: Activation
+    attention_scale: float
+    rope: RopeSpec
+    tied_head: bool
+    """The head is the embedding matrix."""
+
+    @property
+    def query_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_dim
