@@ -1,0 +1,106 @@
+//! Which instruction set runs. Chosen once, when the kernels are made; tests force each one that the machine has.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{KernelError, Pool};
+
+/// An instruction set with kernels of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// What the compiler makes of plain Rust for the target.
+    Portable,
+}
+
+impl Isa {
+    /// The instruction sets of this machine, best first; always ends with `Portable`.
+    pub fn available() -> Vec<Isa> {
+        [Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    pub fn best() -> Isa {
+        Isa::available()[0]
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && Isa::Avx2.is_available()
+            }
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
+            Isa::Portable => true,
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn is_available(self) -> bool {
+        self == Isa::Portable
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Portable => "portable",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = KernelError;
+
+    fn from_str(name: &str) -> Result<Self, KernelError> {
+        [Isa::Avx512, Isa::Avx2, Isa::Portable]
+            .into_iter()
+            .find(|isa| isa.name() == name)
+            .ok_or_else(|| KernelError::UnknownIsa(name.to_owned()))
+    }
+}
+
+/// The kernels of one instruction set on one thread pool. `KvCache` holds the attention.
+///
+/// All floats are float32. Each row of a result depends on that row's input alone: neither the number of rows nor the
+/// number of threads changes a bit of it. Methods check their slices' lengths once and may be called from any thread.
+pub struct CpuKernels {
+    pub(crate) pool: Pool,
+    isa: Isa,
+}
+
+impl CpuKernels {
+    /// Kernels for `isa`, or for the best instruction set of this machine. Errors: 0 threads, `MissingIsa`.
+    pub fn new(threads: usize, isa: Option<Isa>) -> Result<Self, KernelError> {
+        if threads == 0 {
+            return Err(KernelError::Config("threads must be at least 1".to_owned()));
+        }
+        let isa = isa.unwrap_or_else(Isa::best);
+        if !isa.is_available() {
+            return Err(KernelError::MissingIsa(isa));
+        }
+        Ok(Self { pool: Pool::new(threads), isa })
+    }
+
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}

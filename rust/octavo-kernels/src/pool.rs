@@ -1,0 +1,212 @@
+//! A fixed set of threads which enter one closure together (SPMD).
+//!
+//! `Pool::run` calls the closure once on each thread, the caller's included, and returns when all are done. Work is
+//! shared out dynamically: `for_each` hands out indices by an atomic counter, `rows` hands out disjoint rows of slices.
+//! Waits spin for some microseconds, since a forward pass enters the pool many times in a row, then block.
+
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// About the pause between two entries of a layer; longer spins take the cores from whoever runs between them.
+const SPIN: Duration = Duration::from_micros(20);
+
+type Job<'a> = dyn Fn(usize) + Sync + 'a;
+type Panic = Box<dyn Any + Send>;
+
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// See the module's text. Calls from several threads take turns.
+pub struct Pool {
+    shared: Arc<Shared>,
+    /// Held by the thread that runs a job.
+    entry: Mutex<()>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// Counts the jobs; a change is the signal to start.
+    job_number: AtomicU64,
+    start: Gate,
+    /// Workers that have not finished the job.
+    unfinished: AtomicUsize,
+    finish: Gate,
+    stopping: AtomicBool,
+    job: UnsafeCell<Option<*const Job<'static>>>,
+    panic: Mutex<Option<Panic>>,
+}
+
+// SAFETY: `job` is written by the caller that holds `entry`, only while every worker waits at `start`, and read by the
+// workers only after the change of `job_number`, whose release and acquire order the two. The rest is Sync by itself.
+unsafe impl Sync for Shared {}
+// SAFETY: the pointer in `job` refers to a Sync closure, and is used only while `Pool::run` keeps that closure alive.
+unsafe impl Send for Shared {}
+
+impl Pool {
+    /// A pool of `threads` threads, one of which is whoever calls `run`.
+    ///
+    /// # Panics
+    /// When `threads` is 0 or the system refuses a thread.
+    pub fn new(threads: usize) -> Self {
+        assert!(threads > 0, "a pool has at least one thread");
+        let shared = Arc::new(Shared {
+            job_number: AtomicU64::new(0),
+            start: Gate::default(),
+            unfinished: AtomicUsize::new(0),
+            finish: Gate::default(),
+            stopping: AtomicBool::new(false),
+            job: UnsafeCell::new(None),
+            panic: Mutex::new(None),
+        });
+        let workers = (1..threads)
+            .map(|thread| {
+                let shared = Arc::clone(&shared);
+                std::thread::Builder::new()
+                    .name(format!("octavo-cpu-{thread}"))
+                    .spawn(move || shared.work(thread))
+                    .expect("the system starts a thread")
+            })
+            .collect();
+        Self { shared, entry: Mutex::new(()), workers }
+    }
+
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `job(thread)` once for each thread number below `threads()`, and returns when all calls have.
+    ///
+    /// # Panics
+    /// With the first panic of the job, after every thread has left it; and when called from inside a job.
+    pub fn run(&self, job: impl Fn(usize) + Sync) {
+        assert!(!INSIDE.get(), "a job must not enter a pool");
+        if self.workers.is_empty() {
+            return job(0);
+        }
+        let _entry = lock(&self.entry);
+        let shared = &*self.shared;
+        let job: &Job<'_> = &job;
+        // SAFETY: only the lifetime changes. No worker uses the pointer after `unfinished` has come to 0, and this
+        // function waits for that before it returns or unwinds, so the closure outlives every use.
+        let pointer = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(std::ptr::from_ref(job)) };
+        // SAFETY: `entry` is held and no job runs, so every worker waits at `start` and none reads `job`.
+        unsafe { *shared.job.get() = Some(pointer) };
+        shared.unfinished.store(self.workers.len(), Ordering::Relaxed);
+        shared.job_number.fetch_add(1, Ordering::SeqCst);
+        shared.start.wake();
+        shared.enter(|| job(0));
+        shared.finish.wait_until(|| shared.unfinished.load(Ordering::SeqCst) == 0);
+        let panic = lock(&shared.panic).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Calls `body(thread, index)` once for each index below `count`, in whatever order threads become free.
+    pub fn for_each(&self, count: usize, body: impl Fn(usize, usize) + Sync) {
+        let next = AtomicUsize::new(0);
+        self.run(|thread| {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= count {
+                    break;
+                }
+                body(thread, index);
+            }
+        });
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.shared.job_number.fetch_add(1, Ordering::SeqCst);
+        self.shared.start.wake();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its jobs, so there is no result to look at.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self, thread: usize) {
+        let mut seen = 0;
+        loop {
+            self.start.wait_until(|| self.job_number.load(Ordering::SeqCst) != seen);
+            if self.stopping.load(Ordering::Relaxed) {
+                return;
+            }
+            seen += 1;
+            // SAFETY: `Pool::run` stored the pointer before it raised `job_number`, and keeps the closure alive until
+            // `unfinished` is 0, which waits for this thread's decrement below.
+            let job = unsafe { &*(*self.job.get()).expect("a job was stored before its number was raised") };
+            self.enter(|| job(thread));
+            if self.unfinished.fetch_sub(1, Ordering::SeqCst) == 1 {
+                self.finish.wake();
+            }
+        }
+    }
+
+    /// Runs one thread's share of a job and keeps its panic.
+    fn enter(&self, share: impl FnOnce()) {
+        INSIDE.set(true);
+        let result = catch_unwind(AssertUnwindSafe(share));
+        INSIDE.set(false);
+        if let Err(panic) = result {
+            lock(&self.panic).get_or_insert(panic);
+        }
+    }
+}
+
+/// Where threads wait for a condition on atomics: spinning first, then asleep.
+///
+/// A sleeper counts itself before it looks at the condition again; a waker changes the condition before it looks at the
+/// count. With sequentially consistent operations on both sides, one of the two sees the other.
+#[derive(Default)]
+struct Gate {
+    sleepers: AtomicUsize,
+    mutex: Mutex<()>,
+    condvar: Condvar,
+}
+
+impl Gate {
+    fn wait_until(&self, open: impl Fn() -> bool) {
+        let begin = Instant::now();
+        loop {
+            for _ in 0..64 {
+                if open() {
+                    return;
+                }
+                std::hint::spin_loop();
+            }
+            if begin.elapsed() > SPIN {
+                break;
+            }
+        }
+        let mut guard = lock(&self.mutex);
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        while !open() {
+            guard = self.condvar.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn wake(&self) {
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            // The lock makes this wait until a thread that has just counted itself really sleeps.
+            drop(lock(&self.mutex));
+            self.condvar.notify_all();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
