@@ -1,1 +1,26 @@
 //! The life of a request: queue, prefix hashes, blocks, scheduler, plan and commit.
+//!
+//! The modules stand in the order in which a request meets them:
+//!
+//! - `config`: the limits, checked once
+//! - `request`: a request, and its sequences, one for each choice
+//! - `queue`: what the I/O thread brings, and the sequences that wait to run
+//! - `hash`, `prefix`, `blocks`: full blocks of tokens get a chained hash, are found again by it, and are counted
+//! - `scheduler`: which sequences run in a step, and how many tokens of each
+//! - `arena`, `plan`: the step as columns, in memory that the backend owns
+//! - `commit`: what the backend sampled goes to the sequences and, as one frame, to the front end
+//! - `engine`: the public face: plan, run, commit
+//! - `stats`: counters and the clock
+//!
+//! There is no prefill phase and no decode phase: a sequence has computed tokens, which catch up with all its tokens.
+//! Nothing here is `unsafe` for foreign memory: the caller lends its arenas as byte slices, call by call.
+
+mod arena;
+mod config;
+mod engine;
+mod plan;
+
+pub use arena::{ArenaLayout, Arenas, Column, Element, HeapArenas};
+pub use config::{EngineConfig, Policy};
+pub use engine::{Engine, EngineError, ReportSink, SinkClosed};
+pub use plan::{Plan, SampleRow};

@@ -1,0 +1,81 @@
+//! The limits of one engine, checked once when it is made.
+
+use crate::engine::EngineError;
+
+/// The order in which requests run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// By arrival.
+    #[default]
+    Fcfs,
+    /// By `Submission::priority`, smaller first, then by arrival.
+    Priority,
+}
+
+/// Counts are of tokens, sequences or blocks, as the names say.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    pub num_blocks: u32,
+    /// Tokens in a block.
+    pub block_size: u32,
+    /// Rows: sequences (choices) that run at once.
+    pub max_num_seqs: u32,
+    /// Tokens of one step.
+    pub max_num_batched_tokens: u32,
+    /// Prompt and output of one sequence.
+    pub max_model_len: u32,
+    pub vocab_size: u32,
+    pub eos_token_ids: Vec<u32>,
+    pub enable_prefix_caching: bool,
+    /// Off: a prompt runs whole, in one step.
+    pub enable_chunked_prefill: bool,
+    pub policy: Policy,
+    /// Requests that may wait; one more is refused. `None`: any number.
+    pub max_num_queued_reqs: Option<u32>,
+    /// Catching-up tokens of one sequence in one step, at most; 0: the fair share alone decides.
+    pub long_prefill_token_threshold: u32,
+    /// Width of the `top_ids` and `top_logprobs` columns.
+    pub max_logprobs: u32,
+    /// Sequences without a seed of their own draw from this one.
+    pub seed: u64,
+}
+
+impl EngineConfig {
+    /// Width of a block table.
+    pub fn max_blocks_per_seq(&self) -> u32 {
+        self.max_model_len.div_ceil(self.block_size)
+    }
+
+    /// `EngineError::Config` for limits which contradict each other.
+    pub fn check(&self) -> Result<(), EngineError> {
+        let positive = [
+            ("num_blocks", self.num_blocks),
+            ("block_size", self.block_size),
+            ("max_num_seqs", self.max_num_seqs),
+            ("max_num_batched_tokens", self.max_num_batched_tokens),
+            ("max_model_len", self.max_model_len),
+            ("vocab_size", self.vocab_size),
+        ];
+        for (name, value) in positive {
+            if value == 0 || value > i32::MAX as u32 {
+                return Err(EngineError::Config(format!("{name} must be between 1 and 2147483647, not {value}")));
+            }
+        }
+        if self.max_num_batched_tokens < self.max_num_seqs {
+            return Err(EngineError::Config(format!(
+                "max_num_batched_tokens ({}) must be at least max_num_seqs ({}): each running sequence takes a token a step",
+                self.max_num_batched_tokens, self.max_num_seqs
+            )));
+        }
+        if !self.enable_chunked_prefill && self.max_num_batched_tokens < self.max_model_len {
+            return Err(EngineError::Config(format!(
+                "without chunked prefill max_num_batched_tokens ({}) must be at least max_model_len ({})",
+                self.max_num_batched_tokens, self.max_model_len
+            )));
+        }
+        if u64::from(self.num_blocks) * u64::from(self.block_size) > i32::MAX as u64 * 16 {
+            return Err(EngineError::Config("the KV cache has too many token slots".into()));
+        }
+        Ok(())
+    }
+}
