@@ -1,6 +1,7 @@
 """Every option, one frozen struct per subsystem. The engine process receives `EngineConfig` as JSON.
 
-A subsystem takes only its own struct. Sizes are bytes, times are seconds.
+A subsystem takes only its own struct. Sizes are bytes, times are seconds. A value out of range raises
+ValueError("<option>: <what it must be>"), wherever the struct is made: by the command line, by `LLM`, or from JSON.
 """
 
 from typing import Literal
@@ -11,6 +12,16 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 SchedulingPolicy = Literal["fcfs", "priority"]
+EngineBackend = Literal["model", "null"]
+
+
+def _check(option: str, value: int | None, *, at_least: int, at_most: int | None = None) -> None:
+    if value is None:
+        return
+    if value < at_least:
+        raise ValueError(f"{option}: must be at least {at_least}, not {value}")
+    if at_most is not None and value > at_most:
+        raise ValueError(f"{option}: must be at most {at_most}, not {value}")
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +30,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str | None = None
     """Where the tokenizer comes from when not from the model; named in the same ways."""
     revision: str | None = None
+    hf_token: str | None = None
+    """None: the hub's own environment variables and login."""
     dtype: Dtype = "auto"
     max_model_len: int | None = None
     """None: what the model's config says, cut to what fits the KV cache."""
@@ -26,14 +39,29 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     trust_remote_code: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("model: must not be empty")
+        _check("max_model_len", self.max_model_len, at_least=1)
+        _check("seed", self.seed, at_least=0, at_most=2**64 - 1)
+
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int = 16
     enable_prefix_caching: bool = True
     gpu_memory_utilization: float = 0.92
-    """On a CPU: the share of the machine's (or cgroup's) available memory that weights and KV cache may take, at most."""
+    """On a CPU: the share of the available memory (the machine's or the cgroup's) for weights and KV cache, at most."""
     kv_cache_memory_bytes: int | None = None
     num_gpu_blocks_override: int | None = None
+
+    def __post_init__(self) -> None:
+        _check("block_size", self.block_size, at_least=1)
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"gpu_memory_utilization: must be above 0 and at most 1, not {self.gpu_memory_utilization}"
+            )
+        _check("kv_cache_memory_bytes", self.kv_cache_memory_bytes, at_least=1)
+        _check("num_gpu_blocks_override", self.num_gpu_blocks_override, at_least=1)
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +76,13 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Prompt tokens of one request in one step, at most; 0 lets the scheduler share fairly."""
     max_logprobs: int = 20
 
+    def __post_init__(self) -> None:
+        _check("max_num_seqs", self.max_num_seqs, at_least=1)
+        _check("max_num_batched_tokens", self.max_num_batched_tokens, at_least=1)
+        _check("max_num_queued_reqs", self.max_num_queued_reqs, at_least=1)
+        _check("long_prefill_token_threshold", self.long_prefill_token_threshold, at_least=0)
+        _check("max_logprobs", self.max_logprobs, at_least=0)
+
 
 class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True):
     device: Device = "auto"
@@ -55,10 +90,19 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """None: the cores that this process may use."""
     enforce_eager: bool = False
 
+    def __post_init__(self) -> None:
+        _check("cpu_threads", self.cpu_threads, at_least=1)
+
 
 class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True):
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+            _check(name, getattr(self, name), at_least=1)
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name}: octavo runs a model on one device; more than 1 is not done yet")
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +111,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     scheduler: SchedulerConfig = SchedulerConfig()
     device: DeviceConfig = DeviceConfig()
     parallel: ParallelConfig = ParallelConfig()
-    backend: Literal["model", "null"] = "model"
+    backend: EngineBackend = "model"
     """`null` runs no model: every sampled token is a fixed one. For control-plane benchmarks and tests."""
 
 
@@ -84,3 +128,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 8 << 20
     shutdown_timeout: float = 30.0
     """How long running requests may go on after SIGTERM."""
+
+    def __post_init__(self) -> None:
+        _check("port", self.port, at_least=0, at_most=65535)
+        if not all(self.api_keys):
+            raise ValueError("api_keys: a key must not be empty")
+        if not all(self.served_model_names):
+            raise ValueError("served_model_names: a name must not be empty")
+        if not 0 <= self.shutdown_timeout < float("inf"):
+            raise ValueError(f"shutdown_timeout: must be 0 or more seconds, not {self.shutdown_timeout}")

