@@ -167,3 +167,11 @@ pub struct Stats {
     /// Tokens of the last step.
     pub step_tokens: u32,
 }
+
+/// Now, on the clock of every time in these messages: seconds of `CLOCK_MONOTONIC`.
+pub fn monotonic() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` outlives the call, which only writes it; this clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}

@@ -1,0 +1,466 @@
+//! A message as bytes: a header of 12 bytes, then the payload. All numbers are little-endian.
+//!
+//! ```text
+//! magic "OCTV" | version u16 | kind u16 | payload length u32 | payload
+//! ```
+//!
+//! Both ends come from one build, so a version is never negotiated: a difference is an error. Sequences are counted;
+//! an option is a flag byte, then its value. A step's outputs are rows of one flag byte and the fields that the flags
+//! announce, 13 bytes for the usual row (one token of choice 0).
+
+use crate::bytes::{Reader, Writer};
+use crate::message::{
+    ChoiceOutput, Command, FailReason, Finish, FinishReason, Report, RequestId, Sampling, Stats, StepOutput,
+    Submission, Timings, TokenLogprobs,
+};
+
+pub const HEADER_BYTES: usize = 12;
+/// Longer payloads are refused on both sides.
+pub const MAX_FRAME_BYTES: usize = 256 << 20;
+
+const MAGIC: [u8; 4] = *b"OCTV";
+const VERSION: u16 = 1;
+
+const SUBMIT: u16 = 1;
+const ABORT: u16 = 2;
+const STOP: u16 = 3;
+const RESET_PREFIX_CACHE: u16 = 4;
+const DRAIN: u16 = 5;
+const READY: u16 = 0x101;
+const STEP: u16 = 0x102;
+const FAILED: u16 = 0x103;
+const IDLE: u16 = 0x104;
+
+/// Row flags of a step's output.
+const HAS_CHOICE: u8 = 1;
+const HAS_CACHED: u8 = 2;
+const HAS_LOGPROBS: u8 = 4;
+const HAS_FINISH: u8 = 8;
+/// Not exactly one token: a count stands before them.
+const HAS_COUNT: u8 = 16;
+const ROW_MIN_BYTES: usize = 13;
+
+/// Why bytes are no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    #[error("the bytes are not a frame")]
+    Magic,
+    #[error("frame version {0}, this build speaks {VERSION}")]
+    Version(u16),
+    #[error("unknown frame kind {0}")]
+    Kind(u16),
+    #[error("a frame of {0} bytes is over the limit of {MAX_FRAME_BYTES}")]
+    TooLong(usize),
+    #[error("the frame ends early")]
+    Truncated,
+    #[error("the frame has bytes after its end")]
+    Surplus,
+    #[error("the frame holds an impossible {0}")]
+    Value(&'static str),
+}
+
+/// A decoded frame, of either direction.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    Command(Command),
+    Report(Report),
+}
+
+/// Bytes of the frame that starts here, header included; `None` while the header is incomplete.
+pub fn frame_length(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+    let known = bytes.len().min(MAGIC.len());
+    if bytes[..known] != MAGIC[..known] {
+        return Err(FrameError::Magic);
+    }
+    let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
+        return Ok(None);
+    };
+    let version = u16::from_le_bytes([header[4], header[5]]);
+    if version != VERSION {
+        return Err(FrameError::Version(version));
+    }
+    let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
+    if length > MAX_FRAME_BYTES {
+        return Err(FrameError::TooLong(length));
+    }
+    Ok(Some(HEADER_BYTES + length))
+}
+
+/// Appends the header; returns where the frame starts.
+fn begin(buffer: &mut Vec<u8>, kind: u16) -> usize {
+    let start = buffer.len();
+    buffer.extend_from_slice(&MAGIC);
+    buffer.extend_from_slice(&VERSION.to_le_bytes());
+    buffer.extend_from_slice(&kind.to_le_bytes());
+    buffer.extend_from_slice(&[0; 4]);
+    start
+}
+
+/// Writes the length into the header, or takes back a frame that is too long.
+fn end(buffer: &mut Vec<u8>, start: usize) -> Result<(), FrameError> {
+    let length = buffer.len() - start - HEADER_BYTES;
+    if length > MAX_FRAME_BYTES {
+        buffer.truncate(start);
+        return Err(FrameError::TooLong(length));
+    }
+    buffer[start + 8..start + 12].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(())
+}
+
+/// Appends the frame of `command`. Only a length over [`MAX_FRAME_BYTES`] fails; the buffer is then as before.
+pub fn encode_command(command: &Command, buffer: &mut Vec<u8>) -> Result<(), FrameError> {
+    let kind = match command {
+        Command::Submit(_) => SUBMIT,
+        Command::Abort { .. } => ABORT,
+        Command::Stop { .. } => STOP,
+        Command::ResetPrefixCache => RESET_PREFIX_CACHE,
+        Command::Drain => DRAIN,
+    };
+    let start = begin(buffer, kind);
+    let mut writer = Writer { buffer };
+    match command {
+        Command::Submit(submission) => write_submission(&mut writer, submission),
+        Command::Abort { request } => writer.u64(*request),
+        Command::Stop { request, choice } => {
+            writer.u64(*request);
+            writer.u32(*choice);
+        }
+        Command::ResetPrefixCache | Command::Drain => {}
+    }
+    end(buffer, start)
+}
+
+/// Appends the frame of `report`; fails as [`encode_command`] does.
+pub fn encode_report(report: &Report, buffer: &mut Vec<u8>) -> Result<(), FrameError> {
+    let kind = match report {
+        Report::Step(step) => {
+            let mut frame = StepFrame::begin(buffer, &step.stats);
+            for output in &step.outputs {
+                frame.push_output(output);
+            }
+            return frame.end();
+        }
+        Report::Ready { .. } => READY,
+        Report::Failed { .. } => FAILED,
+        Report::Idle(_) => IDLE,
+    };
+    let start = begin(buffer, kind);
+    let mut writer = Writer { buffer };
+    match report {
+        Report::Ready { info } => writer.text(info),
+        Report::Failed { request, reason, message } => {
+            writer.u64(*request);
+            writer.u8(fail_code(*reason));
+            writer.text(message);
+        }
+        Report::Idle(stats) => write_stats(&mut writer, stats),
+        Report::Step(_) => {}
+    }
+    end(buffer, start)
+}
+
+/// The frame of one step, written row by row without an allocation a row.
+pub struct StepFrame<'a> {
+    buffer: &'a mut Vec<u8>,
+    start: usize,
+    count_at: usize,
+    count: u32,
+}
+
+impl<'a> StepFrame<'a> {
+    pub fn begin(buffer: &'a mut Vec<u8>, stats: &Stats) -> Self {
+        let start = begin(buffer, STEP);
+        write_stats(&mut Writer { buffer }, stats);
+        let count_at = buffer.len();
+        buffer.extend_from_slice(&[0; 4]);
+        Self { buffer, start, count_at, count: 0 }
+    }
+
+    pub fn push_output(&mut self, output: &ChoiceOutput) {
+        self.push(
+            output.request,
+            output.choice,
+            &output.tokens,
+            &output.logprobs,
+            output.num_cached_tokens,
+            output.finish.as_ref(),
+        );
+    }
+
+    /// One choice's new tokens; the arguments are the fields of [`ChoiceOutput`].
+    #[inline]
+    pub fn push(
+        &mut self,
+        request: RequestId,
+        choice: u32,
+        tokens: &[u32],
+        logprobs: &[TokenLogprobs],
+        num_cached_tokens: u32,
+        finish: Option<&Finish>,
+    ) {
+        self.count += 1;
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        let flags = flag(choice != 0, HAS_CHOICE)
+            | flag(num_cached_tokens != 0, HAS_CACHED)
+            | flag(!logprobs.is_empty(), HAS_LOGPROBS)
+            | flag(finish.is_some(), HAS_FINISH)
+            | flag(tokens.len() != 1, HAS_COUNT);
+        if let (0, [token]) = (flags & !HAS_CACHED, tokens) {
+            let mut row = [0; ROW_MIN_BYTES + 4];
+            row[0] = flags;
+            row[1..9].copy_from_slice(&request.to_le_bytes());
+            row[9..13].copy_from_slice(&token.to_le_bytes());
+            row[13..17].copy_from_slice(&num_cached_tokens.to_le_bytes());
+            let length = if flags == 0 { ROW_MIN_BYTES } else { ROW_MIN_BYTES + 4 };
+            self.buffer.extend_from_slice(&row[..length]);
+            return;
+        }
+        let mut writer = Writer { buffer: self.buffer };
+        writer.u8(flags);
+        writer.u64(request);
+        match tokens {
+            [token] => writer.u32(*token),
+            tokens => writer.u32s(tokens),
+        }
+        if flags & HAS_CACHED != 0 {
+            writer.u32(num_cached_tokens);
+        }
+        if flags & HAS_CHOICE != 0 {
+            writer.u32(choice);
+        }
+        if flags & HAS_LOGPROBS != 0 {
+            writer.count(logprobs.len());
+            for entry in logprobs {
+                writer.f32(entry.logprob);
+                writer.u32(entry.rank);
+                writer.pairs(&entry.top);
+            }
+        }
+        if let Some(finish) = finish {
+            write_finish(&mut writer, finish);
+        }
+    }
+
+    /// Completes the frame; fails as [`encode_command`] does.
+    pub fn end(self) -> Result<(), FrameError> {
+        self.buffer[self.count_at..self.count_at + 4].copy_from_slice(&self.count.to_le_bytes());
+        end(self.buffer, self.start)
+    }
+}
+
+/// Reads one whole frame: header and payload, exactly.
+pub fn decode(frame: &[u8]) -> Result<Message, FrameError> {
+    let length = frame_length(frame)?.ok_or(FrameError::Truncated)?;
+    if frame.len() < length {
+        return Err(FrameError::Truncated);
+    }
+    if frame.len() > length {
+        return Err(FrameError::Surplus);
+    }
+    let kind = u16::from_le_bytes([frame[6], frame[7]]);
+    let mut reader = Reader::new(&frame[HEADER_BYTES..]);
+    let message = match kind {
+        SUBMIT => Message::Command(Command::Submit(Box::new(read_submission(&mut reader)?))),
+        ABORT => Message::Command(Command::Abort { request: reader.u64()? }),
+        STOP => Message::Command(Command::Stop { request: reader.u64()?, choice: reader.u32()? }),
+        RESET_PREFIX_CACHE => Message::Command(Command::ResetPrefixCache),
+        DRAIN => Message::Command(Command::Drain),
+        READY => Message::Report(Report::Ready { info: reader.text()? }),
+        STEP => Message::Report(Report::Step(Box::new(read_step(&mut reader)?))),
+        FAILED => Message::Report(Report::Failed {
+            request: reader.u64()?,
+            reason: fail_reason(reader.u8()?)?,
+            message: reader.text()?,
+        }),
+        IDLE => Message::Report(Report::Idle(Box::new(read_stats(&mut reader)?))),
+        kind => return Err(FrameError::Kind(kind)),
+    };
+    reader.end()?;
+    Ok(message)
+}
+
+fn write_submission(writer: &mut Writer, submission: &Submission) {
+    writer.u64(submission.request);
+    writer.i32(submission.priority);
+    writer.f64(submission.arrival);
+    writer.text(&submission.cache_salt);
+    write_sampling(writer, &submission.sampling);
+    writer.u32s(&submission.prompt);
+}
+
+fn read_submission(reader: &mut Reader) -> Result<Submission, FrameError> {
+    Ok(Submission {
+        request: reader.u64()?,
+        priority: reader.i32()?,
+        arrival: reader.f64()?,
+        cache_salt: reader.text()?,
+        sampling: read_sampling(reader)?,
+        prompt: reader.u32s()?,
+    })
+}
+
+fn write_sampling(writer: &mut Writer, sampling: &Sampling) {
+    writer.u32(sampling.n);
+    writer.f32(sampling.temperature);
+    writer.f32(sampling.top_p);
+    writer.u32(sampling.top_k);
+    writer.f32(sampling.min_p);
+    writer.f32(sampling.presence_penalty);
+    writer.f32(sampling.frequency_penalty);
+    writer.f32(sampling.repetition_penalty);
+    writer.bool(sampling.seed.is_some());
+    if let Some(seed) = sampling.seed {
+        writer.u64(seed);
+    }
+    writer.u32(sampling.max_tokens);
+    writer.u32(sampling.min_tokens);
+    writer.bool(sampling.ignore_eos);
+    writer.u32s(&sampling.stop_token_ids);
+    writer.pairs(&sampling.logit_bias);
+    writer.bool(sampling.logprobs.is_some());
+    if let Some(logprobs) = sampling.logprobs {
+        writer.u32(logprobs);
+    }
+}
+
+fn read_sampling(reader: &mut Reader) -> Result<Sampling, FrameError> {
+    Ok(Sampling {
+        n: reader.u32()?,
+        temperature: reader.f32()?,
+        top_p: reader.f32()?,
+        top_k: reader.u32()?,
+        min_p: reader.f32()?,
+        presence_penalty: reader.f32()?,
+        frequency_penalty: reader.f32()?,
+        repetition_penalty: reader.f32()?,
+        seed: if reader.bool()? { Some(reader.u64()?) } else { None },
+        max_tokens: reader.u32()?,
+        min_tokens: reader.u32()?,
+        ignore_eos: reader.bool()?,
+        stop_token_ids: reader.u32s()?,
+        logit_bias: reader.pairs()?,
+        logprobs: if reader.bool()? { Some(reader.u32()?) } else { None },
+    })
+}
+
+fn read_step(reader: &mut Reader) -> Result<StepOutput, FrameError> {
+    let stats = read_stats(reader)?;
+    let count = reader.count(ROW_MIN_BYTES)?;
+    let mut outputs = Vec::with_capacity(count);
+    for _ in 0..count {
+        outputs.push(read_output(reader)?);
+    }
+    Ok(StepOutput { outputs, stats })
+}
+
+fn read_output(reader: &mut Reader) -> Result<ChoiceOutput, FrameError> {
+    let flags = reader.u8()?;
+    if flags & !(HAS_CHOICE | HAS_CACHED | HAS_LOGPROBS | HAS_FINISH | HAS_COUNT) != 0 {
+        return Err(FrameError::Value("output flag"));
+    }
+    let request = reader.u64()?;
+    let tokens = if flags & HAS_COUNT != 0 { reader.u32s()? } else { vec![reader.u32()?] };
+    let num_cached_tokens = if flags & HAS_CACHED != 0 { reader.u32()? } else { 0 };
+    let choice = if flags & HAS_CHOICE != 0 { reader.u32()? } else { 0 };
+    let mut logprobs = Vec::new();
+    if flags & HAS_LOGPROBS != 0 {
+        let count = reader.count(12)?;
+        logprobs.reserve_exact(count);
+        for _ in 0..count {
+            logprobs.push(TokenLogprobs { logprob: reader.f32()?, rank: reader.u32()?, top: reader.pairs()? });
+        }
+    }
+    let finish = if flags & HAS_FINISH != 0 { Some(read_finish(reader)?) } else { None };
+    Ok(ChoiceOutput { request, choice, tokens, logprobs, num_cached_tokens, finish })
+}
+
+fn write_finish(writer: &mut Writer, finish: &Finish) {
+    match finish.reason {
+        FinishReason::EndOfSequence => writer.u8(0),
+        FinishReason::StopToken(token) => {
+            writer.u8(1);
+            writer.u32(token);
+        }
+        FinishReason::Length => writer.u8(2),
+        FinishReason::Abort => writer.u8(3),
+    }
+    let timings = &finish.timings;
+    writer.f64(timings.arrival);
+    writer.f64(timings.scheduled);
+    writer.f64(timings.first_token);
+    writer.f64(timings.last_token);
+    writer.u32(timings.num_preemptions);
+}
+
+fn read_finish(reader: &mut Reader) -> Result<Finish, FrameError> {
+    let reason = match reader.u8()? {
+        0 => FinishReason::EndOfSequence,
+        1 => FinishReason::StopToken(reader.u32()?),
+        2 => FinishReason::Length,
+        3 => FinishReason::Abort,
+        _ => return Err(FrameError::Value("finish reason")),
+    };
+    let timings = Timings {
+        arrival: reader.f64()?,
+        scheduled: reader.f64()?,
+        first_token: reader.f64()?,
+        last_token: reader.f64()?,
+        num_preemptions: reader.u32()?,
+    };
+    Ok(Finish { reason, timings })
+}
+
+fn write_stats(writer: &mut Writer, stats: &Stats) {
+    writer.f64(stats.time);
+    writer.u32(stats.num_running);
+    writer.u32(stats.num_waiting);
+    writer.u32(stats.num_blocks);
+    writer.u32(stats.num_used_blocks);
+    writer.u32(stats.num_wasted_slots);
+    writer.u64(stats.prefix_queries);
+    writer.u64(stats.prefix_hits);
+    writer.u64(stats.prompt_tokens);
+    writer.u64(stats.generation_tokens);
+    writer.u64(stats.num_preemptions);
+    writer.u64(stats.num_rejected);
+    writer.u64(stats.num_steps);
+    writer.u32(stats.step_tokens);
+}
+
+fn read_stats(reader: &mut Reader) -> Result<Stats, FrameError> {
+    Ok(Stats {
+        time: reader.f64()?,
+        num_running: reader.u32()?,
+        num_waiting: reader.u32()?,
+        num_blocks: reader.u32()?,
+        num_used_blocks: reader.u32()?,
+        num_wasted_slots: reader.u32()?,
+        prefix_queries: reader.u64()?,
+        prefix_hits: reader.u64()?,
+        prompt_tokens: reader.u64()?,
+        generation_tokens: reader.u64()?,
+        num_preemptions: reader.u64()?,
+        num_rejected: reader.u64()?,
+        num_steps: reader.u64()?,
+        step_tokens: reader.u32()?,
+    })
+}
+
+fn fail_code(reason: FailReason) -> u8 {
+    match reason {
+        FailReason::QueueFull => 0,
+        FailReason::Draining => 1,
+        FailReason::Invalid => 2,
+        FailReason::Internal => 3,
+    }
+}
+
+fn fail_reason(code: u8) -> Result<FailReason, FrameError> {
+    Ok(match code {
+        0 => FailReason::QueueFull,
+        1 => FailReason::Draining,
+        2 => FailReason::Invalid,
+        3 => FailReason::Internal,
+        _ => return Err(FrameError::Value("failure reason")),
+    })
+}
