@@ -1,0 +1,19 @@
+"""What octavo raises on purpose. Whoever talks to a person shows `str(error)` alone, without a traceback."""
+
+
+class OctavoError(Exception):
+    """Base of every error that octavo raises on purpose."""
+
+
+class ModelError(OctavoError):
+    """The model named by the user cannot be used: one line that says what is wrong and, where possible, what helps."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class TemplateError(OctavoError, ValueError):
+    """A chat template cannot be read, or does not accept these messages: one line for the client."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
