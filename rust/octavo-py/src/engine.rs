@@ -1,0 +1,284 @@
+//! The engine, and the arenas that Python lent it.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use octavo_core::{Arenas, Column, Element, EngineConfig, EngineError, Policy};
+use octavo_kernels::{CpuKernels, KernelError, SampleOutput, SampleRow};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use crate::buffers::{Access, Write};
+use crate::endpoint::Endpoint;
+use crate::errors::{detached, invalid, lock};
+use crate::events::Stats;
+
+fn engine_error(error: EngineError) -> PyErr {
+    match error {
+        EngineError::Config(_) | EngineError::StaleEpoch { .. } | EngineError::Arena { .. } => invalid(error),
+        error => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
+/// One step, as scalars.
+#[pyclass(frozen, get_all, module = "octavo._core")]
+pub struct Plan {
+    epoch: u64,
+    arena: usize,
+    num_reqs: u32,
+    num_tokens: u32,
+    num_samples: u32,
+    max_query_len: u32,
+    max_context_len: u32,
+    num_table_deltas: u32,
+    num_block_copies: u32,
+}
+
+impl From<octavo_core::Plan> for Plan {
+    fn from(plan: octavo_core::Plan) -> Self {
+        Self {
+            epoch: plan.epoch,
+            arena: plan.arena,
+            num_reqs: plan.num_reqs,
+            num_tokens: plan.num_tokens,
+            num_samples: plan.num_samples,
+            max_query_len: plan.max_query_len,
+            max_context_len: plan.max_context_len,
+            num_table_deltas: plan.num_table_deltas,
+            num_block_copies: plan.num_block_copies,
+        }
+    }
+}
+
+/// Every call takes the lock without the GIL, so that a thread in `plan` holds up nobody but those who ask the engine.
+#[pyclass(frozen, module = "octavo._core")]
+pub struct Engine(Mutex<Inner>);
+
+struct Inner {
+    engine: octavo_core::Engine,
+    arenas: BoundArenas,
+}
+
+/// One place for each arena; no step is planned before all are filled.
+struct BoundArenas(Vec<Option<Write<u8>>>);
+
+impl Arenas for BoundArenas {
+    fn arena(&mut self, index: usize) -> &mut [u8] {
+        self.0[index].as_mut().expect("every arena is bound before the first plan").slice()
+    }
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (endpoint, *, num_blocks, block_size, max_num_seqs, max_num_batched_tokens, max_model_len,
+                        vocab_size, eos_token_ids, enable_prefix_caching = true, enable_chunked_prefill = true,
+                        policy = "fcfs", max_num_queued_reqs = None, long_prefill_token_threshold = 0,
+                        max_logprobs = 20, seed = 0))]
+    #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
+    fn new(
+        py: Python<'_>,
+        endpoint: &Endpoint,
+        num_blocks: u32,
+        block_size: u32,
+        max_num_seqs: u32,
+        max_num_batched_tokens: u32,
+        max_model_len: u32,
+        vocab_size: u32,
+        eos_token_ids: Vec<u32>,
+        enable_prefix_caching: bool,
+        enable_chunked_prefill: bool,
+        policy: &str,
+        max_num_queued_reqs: Option<u32>,
+        long_prefill_token_threshold: u32,
+        max_logprobs: u32,
+        seed: u64,
+    ) -> PyResult<Self> {
+        let policy = match policy {
+            "fcfs" => Policy::Fcfs,
+            "priority" => Policy::Priority,
+            other => return Err(invalid(format!("policy: {other} is none of fcfs, priority"))),
+        };
+        let config = EngineConfig {
+            num_blocks,
+            block_size,
+            max_num_seqs,
+            max_num_batched_tokens,
+            max_model_len,
+            vocab_size,
+            eos_token_ids,
+            enable_prefix_caching,
+            enable_chunked_prefill,
+            policy,
+            max_num_queued_reqs,
+            long_prefill_token_threshold,
+            max_logprobs,
+            seed,
+        };
+        config.check().map_err(engine_error)?;
+        let endpoint = endpoint.take()?;
+        let engine = detached(py, || octavo_core::Engine::connect(config))?.map_err(engine_error)?;
+        let arenas = BoundArenas((0..engine.num_arenas()).map(|_| None).collect());
+        Ok(Self(Mutex::new(Inner { engine, arenas })))
+    }
+
+    fn arena_layout(&self, py: Python<'_>) -> PyResult<Vec<(&'static str, &'static str, usize, usize)>> {
+        self.call(py, |inner| {
+            let columns = &inner.engine.arena_layout().columns;
+            Ok(columns.iter().map(|column| (column.name, numpy_name(column.element), column.offset, column.len)).collect())
+        })
+    }
+
+    #[getter]
+    fn arena_bytes(&self, py: Python<'_>) -> PyResult<usize> {
+        self.call(py, |inner| Ok(inner.engine.arena_layout().bytes))
+    }
+
+    #[getter]
+    fn num_arenas(&self, py: Python<'_>) -> PyResult<usize> {
+        self.call(py, |inner| Ok(inner.engine.num_arenas()))
+    }
+
+    #[getter]
+    fn max_blocks_per_seq(&self, py: Python<'_>) -> PyResult<u32> {
+        self.call(py, |inner| Ok(inner.engine.config().max_blocks_per_seq()))
+    }
+
+    fn bind_arena(&self, py: Python<'_>, index: usize, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
+        let mut buffer = Access::default().write::<u8>("buffer", buffer)?;
+        let (size, misplaced) = (buffer.slice().len(), buffer.slice().as_ptr().align_offset(64) != 0);
+        self.call(py, move |inner| {
+            let expected = inner.engine.arena_layout().bytes;
+            if size != expected || misplaced {
+                return Err(invalid(format!("buffer: an arena is {expected} bytes at a multiple of 64, not {size} bytes")));
+            }
+            match inner.arenas.0.get_mut(index) {
+                Some(place @ None) => {
+                    *place = Some(buffer);
+                    Ok(())
+                }
+                Some(_) => Err(invalid(format!("arena {index} is bound already"))),
+                None => Err(invalid(format!("there is no arena {index}"))),
+            }
+        })
+    }
+
+    fn ready(&self, py: Python<'_>, info: String) -> PyResult<()> {
+        self.call(py, |inner| {
+            inner.engine.ready(info);
+            Ok(())
+        })
+    }
+
+    fn plan(&self, py: Python<'_>, timeout: f64) -> PyResult<Option<Plan>> {
+        let timeout = Duration::try_from_secs_f64(timeout).map_err(|error| invalid(format!("timeout: {error}")))?;
+        self.call(py, |Inner { engine, arenas }| {
+            if arenas.0.iter().any(Option::is_none) {
+                return Err(PyRuntimeError::new_err("an arena is not bound"));
+            }
+            Ok(engine.plan(timeout, arenas).map_err(engine_error)?.map(Plan::from))
+        })
+    }
+
+    fn commit(&self, py: Python<'_>, epoch: u64) -> PyResult<()> {
+        self.call(py, |Inner { engine, arenas }| engine.commit(epoch, arenas).map_err(engine_error))
+    }
+
+    fn fail(&self, py: Python<'_>, epoch: u64, message: &str) -> PyResult<()> {
+        self.call(py, |inner| inner.engine.fail(epoch, message).map_err(engine_error))
+    }
+
+    #[getter]
+    fn closed(&self, py: Python<'_>) -> PyResult<bool> {
+        self.call(py, |inner| Ok(inner.engine.closed()))
+    }
+
+    #[getter]
+    fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
+        self.call(py, |inner| Ok(Stats::from(inner.engine.stats())))
+    }
+
+    fn check_integrity(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, |inner| inner.engine.check_integrity().map_err(engine_error))
+    }
+}
+
+impl Engine {
+    fn call<T: Send>(&self, py: Python<'_>, work: impl Send + FnOnce(&mut Inner) -> PyResult<T>) -> PyResult<T> {
+        detached(py, || work(&mut *lock(&self.0)?))?
+    }
+
+    /// Samples a step in flight into its arena. To be called without the GIL.
+    pub fn sample(&self, kernels: &CpuKernels, epoch: u64, logits: &mut [f32]) -> PyResult<()> {
+        let mut inner = lock(&self.0)?;
+        let Inner { engine, arenas } = &mut *inner;
+        let plan = engine.step(epoch).map_err(engine_error)?;
+        let rows: Vec<SampleRow<'_>> = engine.sampling(epoch).map_err(engine_error)?.map(kernel_row).collect();
+        let (vocab_size, width) = (engine.config().vocab_size as usize, engine.config().max_logprobs as usize);
+        if logits.len() != rows.len() * vocab_size {
+            let (samples, length) = (rows.len(), logits.len());
+            return Err(invalid(format!("logits: {length} elements, expected {samples} rows of {vocab_size}")));
+        }
+        let layout = engine.arena_layout();
+        let mut columns = Columns { rest: arenas.arena(plan.arena), position: 0 };
+        let take = |name: &str| layout.column(name).expect("the layout has every output column");
+        let out = SampleOutput {
+            sampled: columns.take(take("sampled"), rows.len()),
+            logprob: columns.take(take("sampled_logprob"), rows.len()),
+            rank: columns.take(take("sampled_rank"), rows.len()),
+            top_ids: columns.take(take("top_ids"), rows.len() * width),
+            top_logprobs: columns.take(take("top_logprobs"), rows.len() * width),
+            max_logprobs: width,
+        };
+        match kernels.sample(logits, vocab_size, &rows, out) {
+            // Their column says -1, and the commit fails these requests alone.
+            Ok(()) | Err(KernelError::NoToken { .. }) => Ok(()),
+            Err(error) => Err(invalid(error)),
+        }
+    }
+}
+
+/// Cuts an arena into typed columns, from its start to its end.
+struct Columns<'a> {
+    rest: &'a mut [u8],
+    position: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// The first `len` elements of `column`, which lies behind those taken before.
+    fn take<T: bytemuck::Pod>(&mut self, column: &Column, len: usize) -> &'a mut [T] {
+        let tail = std::mem::take(&mut self.rest).split_at_mut(column.offset - self.position).1;
+        let (bytes, rest) = tail.split_at_mut(len * size_of::<T>());
+        self.position = column.offset + bytes.len();
+        self.rest = rest;
+        bytemuck::cast_slice_mut(bytes)
+    }
+}
+
+fn kernel_row(row: octavo_core::SampleRow<'_>) -> SampleRow<'_> {
+    SampleRow {
+        temperature: row.temperature,
+        top_k: row.top_k,
+        top_p: row.top_p,
+        min_p: row.min_p,
+        presence_penalty: row.presence_penalty,
+        frequency_penalty: row.frequency_penalty,
+        repetition_penalty: row.repetition_penalty,
+        prompt: row.prompt,
+        output: row.output,
+        seed: row.seed,
+        choice: row.choice,
+        step: row.step,
+        banned: row.banned,
+        logit_bias: row.logit_bias,
+        num_logprobs: row.num_logprobs,
+    }
+}
+
+fn numpy_name(element: Element) -> &'static str {
+    match element {
+        Element::Int32 => "int32",
+        Element::Int64 => "int64",
+        Element::Float32 => "float32",
+    }
+}
