@@ -29,9 +29,9 @@ class Backend(Protocol):
         """Allocates the arenas and gives them to the engine. Called once, before the first plan."""
 
     def execute(self, plan: Plan) -> None:
-        """Runs the step: reads the input columns of arena `plan.arena`, fills its output columns for plan.num_samples samples.
+        """Runs the step: reads the input columns of arena `plan.arena`, fills its output columns.
 
-        Whatever it raises fails the requests of this step only.
+        Samples 0 to plan.num_samples - 1 need a token. Whatever it raises fails the requests of this step only.
         """
 
 
