@@ -1,1 +1,1 @@
-"""Models: where their files are (source), what the files hold (checkpoint), and the decoder built from them (spec, decoder)."""
+"""Models: where their files are (source), what they hold (checkpoint), and the decoder they make (spec, decoder)."""

@@ -14,7 +14,7 @@ class TensorInfo:
 
     shape: tuple[int, ...]
     dtype: str
-    """The stored element type: safetensors' name ("F32", "BF16", "F8_E4M3"), or GGML's for quantised blocks ("Q4_1")."""
+    """The stored element type: safetensors' name ("BF16", "F8_E4M3"), or GGML's for quantised blocks ("Q4_1")."""
     nbytes: int
     """Bytes in the file."""
 
