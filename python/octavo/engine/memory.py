@@ -7,6 +7,7 @@ Everything but the KV cache has a fixed size; the KV cache gets what is left of 
 max_num_seqs requests of max_model_len tokens could ever fill.
 """
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -19,7 +20,6 @@ from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint
 from octavo.models.layout import Dtype, parameter_bytes, workspace_bytes
 from octavo.models.registry import spec_for
-from octavo.models.spec import DecoderSpec
 
 DEFAULT_BATCHED_TOKENS = 2048
 
@@ -46,12 +46,13 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     def describe(self) -> str:
         """A few lines for the person who starts the server."""
         tokens = self.num_blocks * self.block_size
+        blocks = f"{self.num_blocks:,} blocks of {self.block_size}"
         lines = [
             f"{self.device}, {self.threads} threads, {self.dtype}; {_size(self.available_bytes)} of memory available",
             f"  weights    {_size(self.weights_bytes):>10}",
             f"  workspace  {_size(self.workspace_bytes):>10}  {self.max_num_batched_tokens:,} tokens a step",
-            f"  KV cache   {_size(self.kv_bytes):>10}  {tokens:,} tokens in {self.num_blocks:,} blocks of {self.block_size}",
-            f"  requests of up to {self.max_model_len:,} tokens; {tokens / self.max_model_len:.1f} of that length at once",
+            f"  KV cache   {_size(self.kv_bytes):>10}  {blocks}: {tokens:,} tokens",
+            f"  requests of up to {self.max_model_len:,} tokens; {tokens / self.max_model_len:.1f} such fit the cache",
         ]
         return "\n".join(lines)
 
@@ -66,8 +67,9 @@ def plan_memory(config: EngineConfig, checkpoint: Checkpoint) -> MemoryPlan:
     max_seqs, block_size = config.scheduler.max_num_seqs, config.cache.block_size
     available = available_memory()
     weights = parameter_bytes(spec, dtype)
-    workspace = workspace_bytes(spec, max_tokens=max_tokens, max_samples=max_seqs, dtype=dtype)
-    workspace += max_model_len * spec.rope.rotary_dim * 4
+    workspace = workspace_bytes(
+        spec, max_tokens=max_tokens, max_samples=max_seqs, max_model_len=max_model_len, dtype=dtype
+    )
     block_bytes = PagedKvCache.block_bytes(
         num_layers=spec.num_layers,
         block_size=block_size,
@@ -120,8 +122,8 @@ def resolve_dtype(config: EngineConfig, checkpoint: Checkpoint) -> Dtype:
     sizes: dict[str, int] = {}
     for _, info in checkpoint.tensors():
         sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
-    stored = max(sizes, key=lambda name: sizes[name], default="float32")
-    half = checkpoint.source.format == "safetensors" and stored in ("bfloat16", "float16", "BF16", "F16")
+    stored = max(sizes, key=lambda name: sizes[name], default="F32")
+    half = checkpoint.source.format == "safetensors" and stored in ("BF16", "F16")
     return "bfloat16" if half and _multiplies_bfloat16() else "float32"
 
 
@@ -139,6 +141,8 @@ def available_memory() -> int:
 
 
 def _check_device(config: EngineConfig) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise ModelError("running a model needs PyTorch: pip install 'octavo[torch]'")
     if config.device.device == "cuda":
         raise ModelError("--device cuda: the CUDA backend is not in this version; use --device cpu")
     for name, size in (

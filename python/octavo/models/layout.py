@@ -1,10 +1,9 @@
-"""Every array a decoder owns, from its spec alone: fused parameters with their sources, and the step's workspace.
+"""Every array that a decoder owns, from its spec alone: fused parameters with their sources, and a step's activations.
 
-    parameters(spec)           what the loader fills, from which checkpoint tensors
-    workspace(spec, limits)    the buffers of one step
-    parameter_bytes, workspace_bytes
+    parameters(spec)                     what the loader allocates and fills, from which checkpoint tensors
+    parameter_bytes, workspace_bytes     for the memory plan
 
-The loader and the executor allocate exactly these, so the memory plan made from them is exact. No torch here.
+No torch here.
 """
 
 import math
@@ -60,42 +59,22 @@ def parameter_bytes(spec: DecoderSpec, dtype: Dtype) -> int:
     )
 
 
-def workspace(
-    spec: DecoderSpec, *, max_tokens: int, max_samples: int, dtype: Dtype
-) -> dict[str, tuple[tuple[int, int], Dtype]]:
-    """Name to (shape, element type) of the step's buffers, T = max_tokens and S = max_samples rows.
+def workspace_bytes(spec: DecoderSpec, *, max_tokens: int, max_samples: int, max_model_len: int, dtype: Dtype) -> int:
+    """What a step of max_tokens tokens with max_samples logits holds at its widest point, and the rotary table.
 
-    Activations are float32. With smaller weights two more hold a product's input and output in their dtype.
+    Activations are float32; a product with smaller weights also has its input and output in their dtype. Counts one
+    layer's attention and MLP buffers together, as an allocator that does not give memory back would keep them.
     """
     qkv = spec.query_size + 2 * spec.kv_size
-    widths = {
-        "residual": spec.hidden_size,
-        "normed": spec.hidden_size,
-        "qkv": qkv,
-        "query": spec.query_size,
-        "key": spec.kv_size,
-        "value": spec.kv_size,
-        "attended": spec.query_size,
-        "gate_up": 2 * spec.intermediate_size,
-        "activated": spec.intermediate_size,
-    }
-    buffers: dict[str, tuple[tuple[int, int], Dtype]] = {
-        name: ((max_tokens, width), "float32") for name, width in widths.items()
-    }
-    buffers["sampled"] = ((max_samples, spec.hidden_size), "float32")
-    buffers["logits"] = ((max_samples, spec.vocab_size), "float32")
+    stream = 2 * spec.hidden_size
+    attention = 2 * qkv + spec.query_size + spec.hidden_size
+    mlp = 3 * spec.intermediate_size + spec.hidden_size
+    a_token = 4 * (stream + attention + mlp)
+    a_sample = 4 * (spec.hidden_size + spec.vocab_size)
     if dtype != "float32":
-        widest_in = max(spec.hidden_size, spec.query_size, spec.intermediate_size)
-        widest_out = max(qkv, spec.hidden_size, 2 * spec.intermediate_size)
-        buffers["cast_in"] = ((max(max_tokens, max_samples), widest_in), dtype)
-        buffers["cast_out"] = ((max_tokens, widest_out), dtype)
-        buffers["cast_logits"] = ((max_samples, spec.vocab_size), dtype)
-    return buffers
-
-
-def workspace_bytes(spec: DecoderSpec, *, max_tokens: int, max_samples: int, dtype: Dtype) -> int:
-    buffers = workspace(spec, max_tokens=max_tokens, max_samples=max_samples, dtype=dtype)
-    return sum(math.prod(shape) * ITEM_BYTES[kind] for shape, kind in buffers.values())
+        a_token += ITEM_BYTES[dtype] * (max(spec.hidden_size, spec.query_size) + 3 * spec.intermediate_size)
+        a_sample += ITEM_BYTES[dtype] * (spec.hidden_size + spec.vocab_size)
+    return max_tokens * a_token + max_samples * a_sample + 4 * max_model_len * spec.rope.rotary_dim
 
 
 def _norm(name: str, source: str, size: int) -> Parameter:

@@ -22,7 +22,7 @@ Frequencies = NDArray[np.float32]
 
 
 def rope_spec(config: ConfigReader, head_dim: int) -> RopeSpec:
-    """Reads `rope_parameters` (Transformers 5) or `rope_scaling` and `rope_theta` (before). ModelError for other types."""
+    """Reads `rope_parameters` (Transformers 5) or `rope_scaling` and `rope_theta` (before); ModelError if unknown."""
     scaling = config.mapping("rope_parameters")
     if any(isinstance(value, Mapping) for value in scaling.values()):
         raise ModelError("rope parameters that differ between layers are not supported")

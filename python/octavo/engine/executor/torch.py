@@ -1,0 +1,59 @@
+"""The torch executor: loads a model, and runs the engine's steps on it."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from octavo._core import CpuKernels, Engine, PagedKvCache, Plan
+from octavo.backends.cpu import CpuAttention, CpuOps
+from octavo.engine.runner import Runner
+from octavo.models.checkpoint import Checkpoint
+from octavo.models.decoder import Decoder
+from octavo.models.registry import spec_for
+from octavo.models.weights import load_parameters, random_parameters
+
+if TYPE_CHECKING:
+    from octavo.engine.process import EngineStart
+
+
+class TorchExecutor:
+    """A `Backend` on the CPU. torch and the kernels have a pool each, of the same size, and take turns."""
+
+    def __init__(self, start: "EngineStart", checkpoint: Checkpoint) -> None:
+        """Loads the weights, with a progress bar. ModelError when they do not fit the config."""
+        memory, model = start.memory, start.config.model
+        self._memory, self._max_num_seqs = memory, start.config.scheduler.max_num_seqs
+        torch.set_num_threads(memory.threads)
+        self._kernels = CpuKernels(memory.threads)
+        spec = spec_for(checkpoint.config)
+        parameters = (
+            random_parameters(spec, memory.dtype, model.seed)
+            if model.load_format == "dummy"
+            else load_parameters(spec, checkpoint, memory.dtype)
+        )
+        self._decoder = Decoder(spec, parameters, CpuOps(self._kernels), max_model_len=memory.max_model_len)
+        self._runner: Runner | None = None
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return {"isa": self._kernels.isa}
+
+    def bind(self, engine: Engine) -> None:
+        spec, memory = self._decoder.spec, self._memory
+        cache = PagedKvCache(
+            self._kernels,
+            num_layers=spec.num_layers,
+            num_blocks=memory.num_blocks,
+            block_size=memory.block_size,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            max_num_seqs=self._max_num_seqs,
+            max_blocks_per_seq=engine.max_blocks_per_seq,
+            dtype=memory.dtype,
+        )
+        self._runner = Runner(engine, self._decoder, CpuAttention(spec, cache), self._kernels)
+
+    def execute(self, plan: Plan) -> None:
+        if self._runner is None:
+            raise RuntimeError("execute before bind")
+        self._runner.step(plan)
