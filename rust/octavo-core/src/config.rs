@@ -73,7 +73,7 @@ impl EngineConfig {
                 self.max_num_batched_tokens, self.max_model_len
             )));
         }
-        if u64::from(self.num_blocks) * u64::from(self.block_size) > i32::MAX as u64 * 16 {
+        if u64::from(self.num_blocks) * u64::from(self.block_size) > u64::from(u32::MAX) {
             return Err(EngineError::Config("the KV cache has too many token slots".into()));
         }
         Ok(())

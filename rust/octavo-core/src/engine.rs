@@ -1,13 +1,26 @@
-//! The public face of the core. One step is plan, run, commit.
+//! The public face of the core. One step is plan, run, commit; two may be in flight.
 
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use octavo_wire::{Report, Stats};
+use octavo_wire::{Command, Endpoint, FailReason, RecvError, Report, RequestId, Stats, Submission};
 use thiserror::Error;
 
-use crate::arena::{ArenaLayout, Arenas};
-use crate::config::EngineConfig;
-use crate::plan::{Plan, SampleRow};
+use crate::arena::{ArenaLayout, Arenas, NUM_ARENAS};
+use crate::blocks::BlockTable;
+use crate::commit::{self, Outbox, ReportSink};
+use crate::config::{EngineConfig, Policy};
+use crate::hash::{BlockHash, BlockHasher};
+use crate::plan::{Plan, SampleRow, Step};
+use crate::prefix::Content;
+use crate::queue::Inbox;
+use crate::request::{Ending, Request, Requests, Sequence, Turn};
+use crate::scheduler::Scheduler;
+use crate::stats::now;
+
+/// The engine says that it lives this often while no step does, in seconds.
+const IDLE_INTERVAL: f64 = 1.0;
 
 /// Why a call to the engine did nothing.
 #[derive(Debug, Error)]
@@ -22,73 +35,387 @@ pub enum EngineError {
     Arena { expected: usize, actual: usize },
     #[error("the system gave no random bytes: {0}")]
     Random(String),
+    #[error("the thread that reads the connection did not start: {0}")]
+    Thread(#[from] std::io::Error),
     #[error("{0}")]
     Integrity(String),
 }
 
-/// Where reports go: the wire's `Sender`, or a test.
-pub trait ReportSink: Send {
-    fn send(&mut self, report: &Report) -> Result<(), SinkClosed>;
-}
-
-/// The front end has gone.
-#[derive(Debug, Error)]
-#[error("the front end has gone")]
-pub struct SinkClosed;
-
-/// The life of every request. All methods are to be called by one thread at a time; arrivals come in beside them.
+/// The life of every request. One thread calls it; arrivals come in beside it.
 pub struct Engine {
-    layout: ArenaLayout,
     config: EngineConfig,
+    layout: ArenaLayout,
+    inbox: Inbox,
+    commands: Vec<Command>,
+    requests: Requests,
+    scheduler: Scheduler,
+    outbox: Outbox,
+    /// By arena.
+    steps: [Step; NUM_ARENAS],
+    /// Arenas of the steps in flight, oldest first.
+    in_flight: VecDeque<usize>,
+    epoch: u64,
+    num_submitted: u64,
+    /// Where the chain of requests without a salt starts.
+    root: BlockHash,
+    draining: bool,
+    closed: bool,
 }
 
 impl Engine {
-    /// An engine that speaks through `endpoint`; starts the thread that reads it.
-    pub fn connect(_config: EngineConfig /* , endpoint: octavo_wire::Endpoint */) -> Result<Engine, EngineError> {
-        unimplemented!()
+    /// An engine that speaks through `endpoint`. Starts the thread that reads it; it ends with the engine or its peer.
+    pub fn connect(config: EngineConfig, endpoint: Endpoint) -> Result<Engine, EngineError> {
+        let (sender, mut receiver) = endpoint.split();
+        let inbox = Inbox::default();
+        let engine = Engine::new(config, inbox.clone(), Box::new(sender))?;
+        thread::Builder::new().name("octavo-io".into()).spawn(move || {
+            loop {
+                match receiver.recv_command(None) {
+                    Ok(Some(command)) => inbox.push(command),
+                    // A frame that is no command is skipped; after one without an end comes `Closed`.
+                    Ok(None) | Err(RecvError::Frame(_)) => {}
+                    Err(RecvError::Closed) => return inbox.close(),
+                }
+            }
+        })?;
+        Ok(engine)
     }
+
+    /// An engine that takes commands from `inbox` and gives reports to `sink`.
+    pub fn new(config: EngineConfig, inbox: Inbox, sink: Box<dyn ReportSink>) -> Result<Engine, EngineError> {
+        Engine::with_hasher(config, inbox, sink, BlockHasher::from_system()?)
+    }
+
+    /// As `new`, with a hasher of the caller's choice.
+    pub fn with_hasher(
+        config: EngineConfig,
+        inbox: Inbox,
+        sink: Box<dyn ReportSink>,
+        hasher: BlockHasher,
+    ) -> Result<Engine, EngineError> {
+        config.check()?;
+        let layout = ArenaLayout::new(&config);
+        Ok(Engine {
+            root: hasher.root(""),
+            scheduler: Scheduler::new(&config, layout.num_deltas, hasher),
+            config,
+            layout,
+            inbox,
+            commands: Vec::new(),
+            requests: Requests::default(),
+            outbox: Outbox::new(sink),
+            steps: Default::default(),
+            in_flight: VecDeque::with_capacity(NUM_ARENAS),
+            epoch: 0,
+            num_submitted: 0,
+            draining: false,
+            closed: false,
+        })
+    }
+
     pub fn config(&self) -> &EngineConfig {
         &self.config
     }
+
     pub fn arena_layout(&self) -> &ArenaLayout {
         &self.layout
     }
+
     pub fn num_arenas(&self) -> usize {
-        crate::arena::NUM_ARENAS
+        NUM_ARENAS
     }
-    /// Tells the front end that the engine serves.
-    pub fn ready(&mut self, _info: String) {
-        unimplemented!()
+
+    /// Tells the front end that the engine serves. `info` is a JSON object.
+    pub fn ready(&mut self, info: String) {
+        self.outbox.send(&Report::Ready { info });
     }
-    /// Drains arrivals and aborts, schedules, and fills an arena. Waits at most `timeout` for work.
-    pub fn plan(&mut self, _timeout: Duration, _arenas: &mut dyn Arenas) -> Result<Option<Plan>, EngineError> {
-        unimplemented!()
+
+    /// Drains arrivals and aborts, schedules, and fills an arena. Waits at most `timeout` for work; `None` when there
+    /// was none, or the engine is closed. `NoFreeArena` while two steps are in flight.
+    pub fn plan(&mut self, timeout: Duration, arenas: &mut dyn Arenas) -> Result<Option<Plan>, EngineError> {
+        let arena = (0..NUM_ARENAS).find(|arena| !self.in_flight.contains(arena)).ok_or(EngineError::NoFreeArena)?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            self.take_commands();
+            if self.closed {
+                return Ok(None);
+            }
+            let step = &mut self.steps[arena];
+            self.scheduler.schedule(&mut self.requests, step, now());
+            if !step.entries.is_empty() {
+                let mut view = self.layout.view(arenas.arena(arena))?;
+                self.epoch += 1;
+                step.fill(self.epoch, arena, &mut self.requests, self.config.block_size, &mut view);
+                self.in_flight.push_back(arena);
+                return Ok(Some(step.plan));
+            }
+            let rest = deadline.saturating_duration_since(Instant::now());
+            let idle = now() - self.outbox.last;
+            if self.in_flight.is_empty() && idle >= IDLE_INTERVAL {
+                let stats = self.stats();
+                self.outbox.send(&Report::Idle(Box::new(stats)));
+            } else if rest.is_zero() {
+                return Ok(None);
+            } else {
+                self.inbox.wait(rest.min(Duration::from_secs_f64((IDLE_INTERVAL - idle).max(0.001))));
+            }
+        }
     }
-    /// What the sampler needs, one item for each sample of the step, in order.
-    pub fn sampling(&self, _epoch: u64) -> Result<impl ExactSizeIterator<Item = SampleRow<'_>>, EngineError> {
-        Ok(std::iter::empty())
+
+    /// What the sampler needs: one item for each sample of a step in flight, in order.
+    pub fn sampling(&self, epoch: u64) -> Result<impl Iterator<Item = SampleRow<'_>>, EngineError> {
+        Ok(self.find_step(epoch)?.sampling(&self.requests))
     }
+
     /// The plan of a step in flight.
-    pub fn step(&self, _epoch: u64) -> Result<Plan, EngineError> {
-        unimplemented!()
+    pub fn step(&self, epoch: u64) -> Result<Plan, EngineError> {
+        Ok(self.find_step(epoch)?.plan)
     }
-    /// Takes the output columns of the oldest step in flight.
-    pub fn commit(&mut self, _epoch: u64, _arenas: &mut dyn Arenas) -> Result<(), EngineError> {
-        unimplemented!()
+
+    /// Takes the output columns of the oldest step in flight: appends, ends, hashes, frees, and sends one frame.
+    pub fn commit(&mut self, epoch: u64, arenas: &mut dyn Arenas) -> Result<(), EngineError> {
+        let arena = self.oldest(epoch)?;
+        let view = self.layout.view(arenas.arena(arena))?;
+        self.in_flight.pop_front();
+        let step = &self.steps[arena];
+        let width = self.layout.max_logprobs;
+        commit::commit(step, &view, &self.config, width, &mut self.requests, &mut self.scheduler, &mut self.outbox);
+        self.scheduler.counters.num_steps += 1;
+        self.scheduler.counters.step_tokens = step.plan.num_tokens;
+        let stats = self.stats();
+        self.outbox.flush(stats);
+        self.settle();
+        Ok(())
     }
+
     /// The oldest step in flight could not run: its requests fail with `message`, the others go on.
-    pub fn fail(&mut self, _epoch: u64, _message: &str) -> Result<(), EngineError> {
-        unimplemented!()
+    pub fn fail(&mut self, epoch: u64, message: &str) -> Result<(), EngineError> {
+        let arena = self.oldest(epoch)?;
+        self.in_flight.pop_front();
+        let entries = std::mem::take(&mut self.steps[arena].entries);
+        for entry in &entries {
+            self.requests.sequences[entry.key].in_flight = false;
+        }
+        for entry in &entries {
+            // An earlier choice of the same request may have ended this one.
+            let Some(sequence) = self.requests.sequences.get(entry.key) else { continue };
+            let (request, ending) = (sequence.request, sequence.ending);
+            match ending {
+                Ending::None => {
+                    commit::fail(&mut self.requests, &mut self.scheduler, &mut self.outbox, request, message);
+                }
+                Ending::Abort => {
+                    commit::abort(&mut self.requests, &mut self.scheduler, &mut self.outbox, entry.key);
+                }
+                Ending::Silent => self.scheduler.end(&mut self.requests, entry.key),
+            }
+        }
+        if !self.outbox.is_empty() {
+            let stats = self.stats();
+            self.outbox.flush(stats);
+        }
+        self.settle();
+        Ok(())
     }
+
     /// The front end has gone, or draining is done.
     pub fn closed(&self) -> bool {
-        unimplemented!()
+        self.closed
     }
+
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        let pool = &self.scheduler.pool;
+        Stats {
+            num_running: self.scheduler.running.len() as u32,
+            num_waiting: self.scheduler.waiting.len() as u32,
+            num_blocks: pool.num_blocks(),
+            num_used_blocks: pool.num_blocks() - pool.num_free(),
+            num_wasted_slots: pool.num_wasted(),
+            ..self.scheduler.counters.stats()
+        }
     }
+
     /// `EngineError::Integrity` when a block is lost or counted twice, or a table disagrees with its request.
     pub fn check_integrity(&self) -> Result<(), EngineError> {
-        unimplemented!()
+        self.scheduler.check(&self.requests).map_err(EngineError::Integrity)?;
+        let in_flight: usize = self.in_flight.iter().map(|&arena| self.steps[arena].entries.len()).sum();
+        let marked = self.requests.sequences.iter().filter(|(_, sequence)| sequence.in_flight).count();
+        if in_flight != marked {
+            return Err(EngineError::Integrity(format!("{in_flight} sequences are in flight, {marked} are marked")));
+        }
+        Ok(())
     }
+
+    fn find_step(&self, epoch: u64) -> Result<&Step, EngineError> {
+        let mut steps = self.in_flight.iter().map(|&arena| &self.steps[arena]);
+        steps.find(|step| step.plan.epoch == epoch).ok_or(EngineError::StaleEpoch { epoch })
+    }
+
+    fn oldest(&self, epoch: u64) -> Result<usize, EngineError> {
+        let oldest = self.in_flight.front().filter(|&&arena| self.steps[arena].plan.epoch == epoch);
+        oldest.copied().ok_or(EngineError::StaleEpoch { epoch })
+    }
+
+    fn take_commands(&mut self) {
+        let mut commands = std::mem::take(&mut self.commands);
+        let connected = self.inbox.take(&mut commands);
+        for command in commands.drain(..) {
+            match command {
+                Command::Submit(submission) => {
+                    let id = submission.request;
+                    if let Err((reason, message)) = self.submit(*submission) {
+                        self.scheduler.counters.num_rejected += 1;
+                        self.outbox.fail(id, reason, message);
+                    }
+                }
+                Command::Abort { request } => self.abort(request),
+                Command::Stop { request, choice } => self.stop(request, choice),
+                Command::ResetPrefixCache => self.scheduler.pool.forget_free(),
+                Command::Drain => self.draining = true,
+            }
+        }
+        self.commands = commands;
+        if !self.outbox.is_empty() {
+            let stats = self.stats();
+            self.outbox.flush(stats);
+        }
+        self.closed |= !connected;
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        self.closed |= self.outbox.closed || self.draining && self.requests.is_empty() && self.in_flight.is_empty();
+    }
+
+    fn submit(&mut self, submission: Submission) -> Result<(), (FailReason, String)> {
+        if self.draining {
+            return Err((FailReason::Draining, "the engine is shutting down".into()));
+        }
+        let limit = self.check(&submission).map_err(|message| (FailReason::Invalid, message))?;
+        if let Some(max) = self.config.max_num_queued_reqs {
+            // Those for whom a row is free are not really waiting.
+            if self.scheduler.waiting.len() >= max as usize + self.scheduler.num_free_rows() {
+                return Err((FailReason::QueueFull, format!("{max} requests are waiting, which is the limit")));
+            }
+        }
+        let Submission { request: id, prompt, sampling, priority, arrival, cache_salt } = submission;
+        self.num_submitted += 1;
+        let priority = if self.config.policy == Policy::Priority { priority } else { 0 };
+        let turn = Turn { priority, number: self.num_submitted, choice: 0 };
+        let mut banned = Vec::new();
+        if sampling.min_tokens > 0 {
+            banned.extend(sampling.stop_token_ids.iter().chain(&self.config.eos_token_ids));
+        }
+        let num_choices = sampling.n;
+        let salted = !cache_salt.is_empty();
+        let request = Request {
+            id,
+            banned,
+            seed: sampling.seed.unwrap_or_else(|| mix(self.config.seed, turn.number)),
+            sampling,
+            root: if salted { self.scheduler.hasher.root(&cache_salt) } else { self.root },
+            salt: salted.then(|| cache_salt.into()),
+            num_cached: 0,
+            arrival,
+            scheduled: 0.0,
+            choices: vec![None; num_choices as usize],
+            num_live: 0,
+        };
+        let key = self.requests.insert(request, |request| Sequence {
+            request,
+            turn,
+            num_prompt: prompt.len() as u32,
+            tokens: prompt,
+            num_computed: 0,
+            limit,
+            table: BlockTable::default(),
+            num_synced: 0,
+            row: None,
+            fork_rows: Vec::new(),
+            num_choices,
+            hashes: Vec::new(),
+            num_registered: 0,
+            content: Some(Content::ROOT),
+            in_flight: false,
+            ending: Ending::None,
+            first_token: 0.0,
+            num_preemptions: 0,
+        });
+        self.scheduler.waiting.push(turn, key);
+        Ok(())
+    }
+
+    /// The length at which the request's sequences end, or why it can never run.
+    fn check(&self, submission: &Submission) -> Result<u32, String> {
+        let (config, sampling) = (&self.config, &submission.sampling);
+        let num_prompt = submission.prompt.len();
+        if self.requests.contains(submission.request) {
+            return Err(format!("request {} exists already", submission.request));
+        }
+        if num_prompt == 0 {
+            return Err("the prompt is empty".into());
+        }
+        if num_prompt >= config.max_model_len as usize {
+            return Err(format!(
+                "the prompt has {num_prompt} tokens; with the {} tokens of the context there is no room to answer",
+                config.max_model_len
+            ));
+        }
+        if let Some(token) = submission.prompt.iter().find(|&&token| token >= config.vocab_size) {
+            return Err(format!("token {token} is not in the vocabulary of {}", config.vocab_size));
+        }
+        if sampling.n == 0 || sampling.n > config.max_num_seqs {
+            return Err(format!("n is {}, and must be between 1 and {}", sampling.n, config.max_num_seqs));
+        }
+        if sampling.max_tokens == 0 {
+            return Err("max_tokens is 0".into());
+        }
+        if sampling.logprobs.is_some_and(|count| count > config.max_logprobs) {
+            return Err(format!("more log-probabilities are asked for than the {} allowed", config.max_logprobs));
+        }
+        let limit = (num_prompt as u32).saturating_add(sampling.max_tokens).min(config.max_model_len);
+        // The last token is never computed.
+        if (limit - 1).div_ceil(config.block_size) > config.num_blocks {
+            return Err(format!(
+                "a request of {limit} tokens does not fit the KV cache of {}",
+                u64::from(config.num_blocks) * u64::from(config.block_size)
+            ));
+        }
+        Ok(limit)
+    }
+
+    fn abort(&mut self, id: RequestId) {
+        let Some(request) = self.requests.find(id) else { return };
+        for key in request.choices.clone().into_iter().flatten() {
+            let sequence = &mut self.requests.sequences[key];
+            if !sequence.in_flight {
+                commit::abort(&mut self.requests, &mut self.scheduler, &mut self.outbox, key);
+            } else if sequence.ending == Ending::None {
+                sequence.ending = Ending::Abort;
+            }
+        }
+    }
+
+    fn stop(&mut self, id: RequestId, choice: u32) {
+        let Some(request) = self.requests.find(id) else { return };
+        let Some(&Some(key)) = request.choices.get(choice as usize) else { return };
+        let sequence = &mut self.requests.sequences[key];
+        if sequence.num_choices > 1 {
+            // Nothing was sampled yet, so no text can have met a stop string.
+            return;
+        }
+        if sequence.in_flight {
+            sequence.ending = Ending::Silent;
+        } else {
+            self.scheduler.end(&mut self.requests, key);
+        }
+    }
+}
+
+/// SplitMix64's finalizer: seeds which differ in one bit give unrelated draws.
+fn mix(seed: u64, number: u64) -> u64 {
+    let mut value = seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
 }

@@ -15,12 +15,34 @@
 //! There is no prefill phase and no decode phase: a sequence has computed tokens, which catch up with all its tokens.
 //! Nothing here is `unsafe` for foreign memory: the caller lends its arenas as byte slices, call by call.
 
-mod arena;
 mod config;
-mod engine;
+
+mod request;
+
+mod queue;
+
+mod hash;
+
+mod prefix;
+
+mod blocks;
+
+mod scheduler;
+
+mod arena;
+
 mod plan;
 
+mod commit;
+
+mod engine;
+
+mod stats;
+
 pub use arena::{ArenaLayout, Arenas, Column, Element, HeapArenas};
+pub use commit::ReportSink;
 pub use config::{EngineConfig, Policy};
-pub use engine::{Engine, EngineError, ReportSink, SinkClosed};
+pub use engine::{Engine, EngineError};
+pub use hash::BlockHasher;
 pub use plan::{Plan, SampleRow};
+pub use queue::Inbox;

@@ -1,4 +1,11 @@
-//! A planned step.
+//! A planned step: who runs, with how many tokens, and its columns.
+//!
+//! [`Step`] is what the scheduler decides and the commit needs; [`Plan`] is the part that the backend sees as scalars;
+//! [`Step::fill`] writes the rest into an arena.
+
+use crate::arena::ArenaView;
+use crate::blocks::BlockId;
+use crate::request::{Requests, SequenceKey};
 
 /// One step, as scalars. The columns lie in arena number `arena`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,4 +47,130 @@ pub struct SampleRow<'a> {
     /// Sorted by token.
     pub logit_bias: &'a [(u32, f32)],
     pub num_logprobs: Option<u32>,
+}
+
+/// One sequence's part of a step: its tokens `start..start + count`.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    pub key: SequenceKey,
+    pub start: u32,
+    pub count: u32,
+    /// Choices sampled after the last token; 0 while tokens are missing.
+    pub num_samples: u32,
+}
+
+/// A change of a block table that is not at its end: row, column, block.
+type Replacement = (u32, u32, BlockId);
+
+/// A step from its planning to its commit.
+#[derive(Default)]
+pub(crate) struct Step {
+    pub plan: Plan,
+    pub entries: Vec<Entry>,
+    /// Copies of whole blocks: source, target.
+    pub copies: Vec<(BlockId, BlockId)>,
+    pub replacements: Vec<Replacement>,
+    pub num_tokens: u32,
+    /// Table deltas that the entries will take.
+    pub num_deltas: usize,
+}
+
+impl Step {
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.copies.clear();
+        self.replacements.clear();
+        self.num_tokens = 0;
+        self.num_deltas = 0;
+    }
+
+    /// Writes the input columns and the scalars.
+    pub fn fill(&mut self, epoch: u64, arena: usize, requests: &mut Requests, block_size: u32, view: &mut ArenaView) {
+        let (mut num_tokens, mut num_samples, mut num_deltas) = (0, 0, 0);
+        let (mut max_query_len, mut max_context_len) = (0, 0);
+        let mut delta = |row: u32, column: usize, block: BlockId| {
+            view.delta_row[num_deltas] = row as i32;
+            view.delta_column[num_deltas] = column as i32;
+            view.delta_block[num_deltas] = block as i32;
+            num_deltas += 1;
+        };
+        for &(row, column, block) in &self.replacements {
+            delta(row, column as usize, block);
+        }
+        for (index, entry) in self.entries.iter().enumerate() {
+            let sequence = &mut requests.sequences[entry.key];
+            let row = sequence.row.expect("a planned sequence has a row");
+            let blocks = sequence.table.blocks();
+            for (column, &block) in blocks.iter().enumerate().skip(sequence.num_synced as usize) {
+                delta(row, column, block);
+            }
+            sequence.num_synced = blocks.len() as u32;
+
+            let (start, count) = (entry.start as usize, entry.count as usize);
+            view.row[index] = row as i32;
+            view.query_start[index] = num_tokens as i32;
+            view.seq_len[index] = (start + count) as i32;
+            for position in start..start + count {
+                let block = blocks[position / block_size as usize];
+                view.input_ids[num_tokens] = sequence.tokens[position] as i32;
+                view.positions[num_tokens] = position as i32;
+                view.slot_mapping[num_tokens] =
+                    i64::from(block) * i64::from(block_size) + (position % block_size as usize) as i64;
+                num_tokens += 1;
+            }
+            for choice in 0..entry.num_samples as usize {
+                let sample_row = if choice == 0 { row } else { sequence.fork_rows[choice - 1] };
+                view.logits_index[num_samples] = num_tokens as i32 - 1;
+                view.sample_row[num_samples] = sample_row as i32;
+                num_samples += 1;
+            }
+            max_query_len = max_query_len.max(entry.count);
+            max_context_len = max_context_len.max(entry.start + entry.count);
+        }
+        view.query_start[self.entries.len()] = num_tokens as i32;
+        for (index, &(source, target)) in self.copies.iter().enumerate() {
+            view.copy_source[index] = source as i32;
+            view.copy_target[index] = target as i32;
+        }
+        debug_assert!(num_tokens == self.num_tokens as usize && num_deltas <= self.num_deltas);
+        self.plan = Plan {
+            epoch,
+            arena,
+            num_reqs: self.entries.len() as u32,
+            num_tokens: num_tokens as u32,
+            num_samples: num_samples as u32,
+            max_query_len,
+            max_context_len,
+            num_table_deltas: num_deltas as u32,
+            num_block_copies: self.copies.len() as u32,
+        };
+    }
+
+    /// The sampler's view of each sample, in order.
+    pub fn sampling<'a>(&'a self, requests: &'a Requests) -> impl Iterator<Item = SampleRow<'a>> {
+        self.entries.iter().flat_map(move |entry| {
+            let sequence = &requests.sequences[entry.key];
+            let request = &requests.requests[sequence.request];
+            let sampling = &request.sampling;
+            let num_output = sequence.num_output();
+            let banned = if num_output < sampling.min_tokens { request.banned.as_slice() } else { &[] };
+            (0..entry.num_samples).map(move |choice| SampleRow {
+                temperature: sampling.temperature,
+                top_k: sampling.top_k,
+                top_p: sampling.top_p,
+                min_p: sampling.min_p,
+                presence_penalty: sampling.presence_penalty,
+                frequency_penalty: sampling.frequency_penalty,
+                repetition_penalty: sampling.repetition_penalty,
+                prompt: sequence.prompt(),
+                output: sequence.output(),
+                seed: request.seed,
+                choice: sequence.turn.choice + choice,
+                step: u64::from(num_output),
+                banned,
+                logit_bias: &sampling.logit_bias,
+                num_logprobs: sampling.logprobs,
+            })
+        })
+    }
 }

@@ -1,0 +1,239 @@
+//! What the backend sampled goes to the sequences, and as one frame to the front end.
+//!
+//! [`commit`] walks a step's entries; [`Outbox`] collects what they report, in buffers that are used again.
+
+use octavo_wire::{ChoiceOutput, FailReason, Finish, FinishReason, Report, RequestId, Stats, StepOutput, Timings};
+use octavo_wire::{SendError, Sender, TokenLogprobs};
+
+use crate::arena::ArenaView;
+use crate::config::EngineConfig;
+use crate::plan::Step;
+use crate::request::{Ending, Request, Requests, Sequence, SequenceKey};
+use crate::scheduler::Scheduler;
+use crate::stats::now;
+
+/// Where reports go: the wire's `Sender`, or a test.
+pub trait ReportSink: Send {
+    /// False when the front end has gone.
+    fn send(&mut self, report: &Report) -> bool;
+}
+
+impl ReportSink for Sender {
+    fn send(&mut self, report: &Report) -> bool {
+        // A report that is too large for a frame cannot be cured by sending it again; the connection is whole.
+        !matches!(self.send_report(report), Err(SendError::Closed))
+    }
+}
+
+/// Reports on their way out.
+pub(crate) struct Outbox {
+    sink: Box<dyn ReportSink>,
+    /// The frame that is being filled; always a `Report::Step`.
+    step: Report,
+    /// Outputs of earlier frames.
+    spare: Vec<ChoiceOutput>,
+    /// The front end has gone.
+    pub closed: bool,
+    /// When something was sent last.
+    pub last: f64,
+}
+
+impl Outbox {
+    pub fn new(sink: Box<dyn ReportSink>) -> Self {
+        let step = Report::Step(Box::default());
+        Outbox { sink, step, spare: Vec::new(), closed: false, last: now() }
+    }
+
+    pub fn send(&mut self, report: &Report) {
+        self.closed |= !self.sink.send(report);
+        self.last = now();
+    }
+
+    pub fn fail(&mut self, request: RequestId, reason: FailReason, message: String) {
+        self.send(&Report::Failed { request, reason, message });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.step, Report::Step(step) if step.outputs.is_empty())
+    }
+
+    /// Sends the outputs so far as one frame.
+    pub fn flush(&mut self, stats: Stats) {
+        self.frame().stats = stats;
+        self.closed |= !self.sink.send(&self.step);
+        self.last = stats.time;
+        let Report::Step(step) = &mut self.step else { unreachable!("the frame is a step's") };
+        self.spare.append(&mut step.outputs);
+    }
+
+    /// An output without tokens of one choice, to be completed.
+    fn output(&mut self, request: &Request, choice: u32) -> &mut ChoiceOutput {
+        let mut output = self.spare.pop().unwrap_or_else(|| ChoiceOutput {
+            request: 0,
+            choice: 0,
+            tokens: Vec::with_capacity(1),
+            logprobs: Vec::new(),
+            num_cached_tokens: 0,
+            finish: None,
+        });
+        output.request = request.id;
+        output.choice = choice;
+        output.tokens.clear();
+        output.logprobs.clear();
+        output.num_cached_tokens = request.num_cached;
+        output.finish = None;
+        let outputs = &mut self.frame().outputs;
+        outputs.push(output);
+        outputs.last_mut().expect("one was pushed")
+    }
+
+    fn frame(&mut self) -> &mut StepOutput {
+        let Report::Step(step) = &mut self.step else { unreachable!("the frame is a step's") };
+        step
+    }
+}
+
+/// Ends a sequence that is in no step, and reports an abort for each choice that it stands for.
+pub(crate) fn abort(requests: &mut Requests, scheduler: &mut Scheduler, outbox: &mut Outbox, key: SequenceKey) {
+    let sequence = &requests.sequences[key];
+    let request = requests.request_of(key);
+    let timings = timings(request, sequence, now());
+    for choice in sequence.turn.choice..sequence.turn.choice + sequence.num_choices {
+        outbox.output(request, choice).finish = Some(Finish { reason: FinishReason::Abort, timings });
+    }
+    scheduler.end(requests, key);
+}
+
+/// Ends a request with an error; those of its sequences that are in another step end silently at that step's commit.
+pub(crate) fn fail(
+    requests: &mut Requests,
+    scheduler: &mut Scheduler,
+    outbox: &mut Outbox,
+    request: usize,
+    message: &str,
+) {
+    let choices = requests.requests[request].choices.clone();
+    let id = requests.requests[request].id;
+    for key in choices.into_iter().flatten() {
+        let sequence = &mut requests.sequences[key];
+        if sequence.in_flight {
+            sequence.ending = Ending::Silent;
+        } else {
+            scheduler.end(requests, key);
+        }
+    }
+    outbox.fail(id, FailReason::Internal, message.to_owned());
+}
+
+/// Applies a step's outputs. The frame is filled, not sent.
+pub(crate) fn commit(
+    step: &Step,
+    view: &ArenaView<'_>,
+    config: &EngineConfig,
+    max_logprobs: usize,
+    requests: &mut Requests,
+    scheduler: &mut Scheduler,
+    outbox: &mut Outbox,
+) {
+    let time = now();
+    let mut sample = 0;
+    for entry in &step.entries {
+        let samples = sample..sample + entry.num_samples as usize;
+        sample = samples.end;
+        let sequence = &mut requests.sequences[entry.key];
+        sequence.in_flight = false;
+        match sequence.ending {
+            Ending::None => {}
+            Ending::Silent => {
+                scheduler.end(requests, entry.key);
+                continue;
+            }
+            Ending::Abort => {
+                abort(requests, scheduler, outbox, entry.key);
+                continue;
+            }
+        }
+        scheduler.computed(requests, entry.key, entry.count);
+        if samples.is_empty() {
+            continue;
+        }
+        let request = requests.sequences[entry.key].request;
+        if let Some(bad) = view.sampled[samples.clone()].iter().find(|&&token| token as u32 >= config.vocab_size) {
+            fail(requests, scheduler, outbox, request, &format!("the backend sampled token {bad}, which is none"));
+            continue;
+        }
+        if requests.sequences[entry.key].num_output() == 0 && requests.sequences[entry.key].turn.choice == 0 {
+            scheduler.counters.prompt_tokens += u64::from(requests.sequences[entry.key].num_prompt);
+        }
+        if samples.len() > 1 {
+            scheduler.fork(requests, entry.key);
+            for (choice, sample) in samples.enumerate() {
+                let key = requests.requests[request].choices[choice].expect("it has just been forked");
+                append(key, sample, view, config, max_logprobs, time, requests, scheduler, outbox);
+            }
+        } else {
+            append(entry.key, samples.start, view, config, max_logprobs, time, requests, scheduler, outbox);
+        }
+    }
+}
+
+/// One sampled token of one choice.
+#[expect(clippy::too_many_arguments, reason = "the parts of an engine, borrowed apart")]
+fn append(
+    key: SequenceKey,
+    sample: usize,
+    view: &ArenaView<'_>,
+    config: &EngineConfig,
+    max_logprobs: usize,
+    time: f64,
+    requests: &mut Requests,
+    scheduler: &mut Scheduler,
+    outbox: &mut Outbox,
+) {
+    let sequence = &mut requests.sequences[key];
+    let request = &requests.requests[sequence.request];
+    let token = view.sampled[sample] as u32;
+    sequence.tokens.push(token);
+    if sequence.first_token == 0.0 {
+        sequence.first_token = time;
+    }
+    scheduler.counters.generation_tokens += 1;
+    let output = outbox.output(request, sequence.turn.choice);
+    output.tokens.push(token);
+    if let Some(count) = request.sampling.logprobs {
+        let top = sample * max_logprobs..sample * max_logprobs + count as usize;
+        let pairs = view.top_ids[top.clone()].iter().zip(&view.top_logprobs[top]);
+        output.logprobs.push(TokenLogprobs {
+            logprob: view.sampled_logprob[sample],
+            rank: view.sampled_rank[sample].max(0) as u32,
+            top: pairs.map(|(&id, &logprob)| (id as u32, logprob)).collect(),
+        });
+    }
+    if let Some(reason) = finish_reason(request, sequence, token, &config.eos_token_ids) {
+        output.finish = Some(Finish { reason, timings: timings(request, sequence, time) });
+        scheduler.end(requests, key);
+    }
+}
+
+fn finish_reason(request: &Request, sequence: &Sequence, token: u32, eos: &[u32]) -> Option<FinishReason> {
+    let sampling = &request.sampling;
+    if sequence.num_output() >= sampling.min_tokens {
+        if !sampling.ignore_eos && eos.contains(&token) {
+            return Some(FinishReason::EndOfSequence);
+        }
+        if sampling.stop_token_ids.contains(&token) {
+            return Some(FinishReason::StopToken(token));
+        }
+    }
+    (sequence.len() >= sequence.limit).then_some(FinishReason::Length)
+}
+
+fn timings(request: &Request, sequence: &Sequence, time: f64) -> Timings {
+    Timings {
+        arrival: request.arrival,
+        scheduled: request.scheduled,
+        first_token: sequence.first_token,
+        last_token: if sequence.first_token == 0.0 { 0.0 } else { time },
+        num_preemptions: sequence.num_preemptions,
+    }
+}

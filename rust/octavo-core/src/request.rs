@@ -1,0 +1,176 @@
+//! A request and its sequences.
+//!
+//! A request with n choices is one sequence until its prompt is computed: then it forks, and each choice is a sequence
+//! of its own. [`Requests`] holds both, by dense keys; a key stays valid until the sequence is removed.
+
+use std::sync::Arc;
+
+use octavo_wire::{RequestId, Sampling};
+use slab::Slab;
+
+use crate::blocks::BlockTable;
+use crate::hash::{BlockHash, BlockHasher, HashKeyed};
+use crate::prefix::Content;
+
+/// Key of a sequence in [`Requests`].
+pub(crate) type SequenceKey = usize;
+
+/// The order in which sequences run; preemption takes the greatest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Turn {
+    /// 0 under fcfs.
+    pub priority: i32,
+    /// Counts the submissions.
+    pub number: u64,
+    pub choice: u32,
+}
+
+pub(crate) struct Request {
+    pub id: RequestId,
+    pub sampling: Sampling,
+    /// Stop and end-of-sequence tokens while the output is shorter than `min_tokens`.
+    pub banned: Vec<u32>,
+    pub seed: u64,
+    pub salt: Option<Arc<str>>,
+    /// Hash before the first block.
+    pub root: BlockHash,
+    pub num_cached: u32,
+    pub arrival: f64,
+    /// First time that a step planned it; 0 before.
+    pub scheduled: f64,
+    /// By choice; `None` before the fork and after the end.
+    pub choices: Vec<Option<SequenceKey>>,
+    /// Sequences that have not ended.
+    pub num_live: u32,
+}
+
+/// What an abort or a stop that came while the sequence was in flight does to it at the commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    None,
+    Abort,
+    /// Nothing more is reported.
+    Silent,
+}
+
+pub(crate) struct Sequence {
+    pub request: usize,
+    pub turn: Turn,
+    /// Prompt, then output.
+    pub tokens: Vec<u32>,
+    pub num_prompt: u32,
+    /// Tokens whose keys and values are in the blocks.
+    pub num_computed: u32,
+    /// The length at which it ends.
+    pub limit: u32,
+    pub table: BlockTable,
+    /// Leading columns of the table which the row has.
+    pub num_synced: u32,
+    /// `Some` while it runs.
+    pub row: Option<u32>,
+    /// Rows kept for the choices that will fork from it.
+    pub fork_rows: Vec<u32>,
+    /// Choices that it stands for: n before the fork, then 1.
+    pub num_choices: u32,
+    /// Of the leading full blocks.
+    pub hashes: Vec<BlockHash>,
+    /// Leading blocks whose content is known to the prefix cache.
+    pub num_registered: u32,
+    /// Content of the last of them; `None` when nothing that follows can be found.
+    pub content: Option<Content>,
+    /// Part of a step that is not committed.
+    pub in_flight: bool,
+    pub ending: Ending,
+    pub first_token: f64,
+    pub num_preemptions: u32,
+}
+
+impl Sequence {
+    pub fn len(&self) -> u32 {
+        self.tokens.len() as u32
+    }
+    /// Tokens to be computed before the next one can be sampled.
+    pub fn num_missing(&self) -> u32 {
+        self.len() - self.num_computed
+    }
+    pub fn num_output(&self) -> u32 {
+        self.len() - self.num_prompt
+    }
+    pub fn prompt(&self) -> &[u32] {
+        &self.tokens[..self.num_prompt as usize]
+    }
+    pub fn output(&self) -> &[u32] {
+        &self.tokens[self.num_prompt as usize..]
+    }
+    /// Hash and tokens of full block `index`. Blocks are asked for in order.
+    pub fn hash_block(
+        &mut self,
+        index: usize,
+        block_size: usize,
+        root: BlockHash,
+        hasher: &mut BlockHasher,
+    ) -> (BlockHash, &[u32]) {
+        let tokens = &self.tokens[index * block_size..][..block_size];
+        if index == self.hashes.len() {
+            self.hashes.push(hasher.chain(*self.hashes.last().unwrap_or(&root), tokens));
+        }
+        (self.hashes[index], tokens)
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Requests {
+    pub requests: Slab<Request>,
+    pub sequences: Slab<Sequence>,
+    by_id: HashKeyed<RequestId, usize>,
+}
+
+impl Requests {
+    pub fn contains(&self, id: RequestId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    pub fn find(&self, id: RequestId) -> Option<&Request> {
+        Some(&self.requests[*self.by_id.get(&id)?])
+    }
+
+    pub fn request_of(&self, key: SequenceKey) -> &Request {
+        &self.requests[self.sequences[key].request]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Adds a request with its first sequence, which stands for all choices.
+    pub fn insert(&mut self, request: Request, sequence: impl FnOnce(usize) -> Sequence) -> SequenceKey {
+        let id = request.id;
+        let request = self.requests.insert(request);
+        self.by_id.insert(id, request);
+        self.attach(sequence(request))
+    }
+
+    /// Adds a choice to its request.
+    pub fn attach(&mut self, sequence: Sequence) -> SequenceKey {
+        let (request, choice) = (sequence.request, sequence.turn.choice);
+        let key = self.sequences.insert(sequence);
+        let request = &mut self.requests[request];
+        request.choices[choice as usize] = Some(key);
+        request.num_live += 1;
+        key
+    }
+
+    /// Removes a sequence which holds nothing any more, and with the last one its request.
+    pub fn remove(&mut self, key: SequenceKey) {
+        let sequence = self.sequences.remove(key);
+        debug_assert!(sequence.row.is_none() && sequence.table.len() == 0);
+        let request = &mut self.requests[sequence.request];
+        request.choices[sequence.turn.choice as usize] = None;
+        request.num_live -= 1;
+        if request.num_live == 0 {
+            let id = request.id;
+            self.requests.remove(sequence.request);
+            self.by_id.remove(&id);
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! Which sequences run in a step, and how many tokens of each.
+//!
+//! 1. `run_ready`: a sequence that misses one token gets it. There are at most as many as rows, so all fit.
+//! 2. `catch_up`: running sequences that miss more share what is left of the token budget.
+//! 3. `admit`: waiting sequences, in the order of their turns, while rows and blocks last.
+//! 4. `top_up`: tokens that the shares left over go to those who miss some, first come first.
+//!
+//! A share is half of what is left while others want some too: the first in turn is never slower than half speed,
+//! and a long prompt never stops those behind it. A sequence which finds no free block preempts the one whose turn is
+//! last; only one whose turn is later than its own, so that the first in turn always goes on and nobody starves. A
+//! sequence in a step that is not committed is neither planned again nor preempted.
+
+use crate::blocks::{BlockId, BlockPool};
+use crate::config::EngineConfig;
+use crate::hash::BlockHasher;
+use crate::plan::{Entry, Step};
+use crate::prefix::{Content, Place};
+use crate::queue::Waiting;
+use crate::request::{Requests, Sequence, SequenceKey, Turn};
+use crate::stats::Counters;
+
+/// A share is not cut below this many tokens: smaller ones cost more in steps than they give in fairness.
+const MIN_SHARE: u32 = 64;
+
+pub(crate) struct Scheduler {
+    block_size: u32,
+    max_tokens: u32,
+    max_deltas: usize,
+    num_rows: usize,
+    chunked: bool,
+    caching: bool,
+    /// Tokens of one catching-up sequence in a step.
+    threshold: u32,
+    pub waiting: Waiting,
+    /// By turn.
+    pub running: Vec<SequenceKey>,
+    /// Free ones, smallest last.
+    rows: Vec<u32>,
+    pub pool: BlockPool,
+    pub hasher: BlockHasher,
+    pub counters: Counters,
+    /// In this step a sequence lacked blocks: it is not the time to admit others.
+    pressed: bool,
+    // Scratch of one step.
+    behind: Vec<SequenceKey>,
+    found: Vec<(BlockId, Content)>,
+}
+
+impl Scheduler {
+    pub fn new(config: &EngineConfig, max_deltas: usize, hasher: BlockHasher) -> Self {
+        let threshold = config.long_prefill_token_threshold;
+        Scheduler {
+            block_size: config.block_size,
+            max_tokens: config.max_num_batched_tokens,
+            max_deltas,
+            num_rows: config.max_num_seqs as usize,
+            chunked: config.enable_chunked_prefill,
+            caching: config.enable_prefix_caching,
+            threshold: if threshold == 0 || !config.enable_chunked_prefill { u32::MAX } else { threshold },
+            waiting: Waiting::default(),
+            running: Vec::with_capacity(config.max_num_seqs as usize),
+            rows: (0..config.max_num_seqs).rev().collect(),
+            pool: BlockPool::new(config.num_blocks, config.block_size),
+            hasher,
+            counters: Counters::default(),
+            pressed: false,
+            behind: Vec::new(),
+            found: Vec::new(),
+        }
+    }
+
+    pub fn num_free_rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Decides the next step; it stays empty when nothing can run.
+    pub fn schedule(&mut self, requests: &mut Requests, step: &mut Step, now: f64) {
+        step.clear();
+        self.pressed = false;
+        self.run_ready(requests, step);
+        let num_ready = step.entries.len();
+        self.catch_up(requests, step);
+        if !self.pressed {
+            self.admit(requests, step, now);
+        }
+        self.top_up(requests, step, num_ready);
+        self.pool.unpin();
+    }
+
+    fn run_ready(&mut self, requests: &mut Requests, step: &mut Step) {
+        self.behind.clear();
+        let mut index = 0;
+        // Preemption shortens the list behind the index, never before it.
+        while let Some(&key) = self.running.get(index) {
+            let sequence = &requests.sequences[key];
+            if !sequence.in_flight {
+                if sequence.num_missing() == 1 {
+                    self.run(requests, step, key, 1);
+                } else {
+                    self.behind.push(key);
+                }
+            }
+            index += 1;
+        }
+    }
+
+    fn catch_up(&mut self, requests: &mut Requests, step: &mut Step) {
+        for index in 0..self.behind.len() {
+            let key = self.behind[index];
+            let left = self.max_tokens - step.num_tokens;
+            // One that was preempted for its predecessor has no row any more.
+            if left == 0 || requests.sequences[key].row.is_none() {
+                continue;
+            }
+            self.adopt_prefix(requests, key);
+            let others = index + 1 < self.behind.len() || !self.waiting.is_empty();
+            let sequence = &requests.sequences[key];
+            let count = self.share(sequence.num_computed, sequence.num_missing(), left, others);
+            if count > 0 {
+                self.run(requests, step, key, count);
+            }
+        }
+    }
+
+    fn admit(&mut self, requests: &mut Requests, step: &mut Step, now: f64) {
+        let mut reserved = None;
+        while let Some(key) = self.waiting.first() {
+            let left = self.max_tokens - step.num_tokens;
+            let sequence = &requests.sequences[key];
+            let (turn, length, num_choices) = (sequence.turn, sequence.len(), sequence.num_choices);
+            if left == 0 || self.rows.len() < num_choices as usize || self.pool.num_free() == 0 {
+                return;
+            }
+            self.find_prefix(requests, key);
+            let start = self.found.len() as u32 * self.block_size;
+            let num_held = self.found.iter().filter(|(block, _)| !self.pool.is_free(*block)).count() as u32;
+            let num_needed = length.div_ceil(self.block_size) - num_held;
+            // Free blocks that running sequences still want for tokens they already have, and a few for growth.
+            let reserved = reserved.get_or_insert_with(|| self.num_reserved(requests));
+            let spare = if self.running.is_empty() { 0 } else { self.pool.num_blocks() / 100 };
+            if num_needed + *reserved + spare > self.pool.num_free() {
+                return;
+            }
+            let others = self.waiting.len() > 1 && self.rows.len() > num_choices as usize;
+            let count = self.share(start, length - start, left, others);
+            let num_columns = (start + count).div_ceil(self.block_size) as usize;
+            if count == 0 || step.num_deltas + num_columns > self.max_deltas {
+                return;
+            }
+            self.waiting.remove(turn);
+            self.start(requests, key, now);
+            self.run(requests, step, key, count);
+            *reserved += length.div_ceil(self.block_size) - requests.sequences[key].table.len() as u32;
+        }
+    }
+
+    /// Gives rows and the found prefix to a sequence that begins to run.
+    fn start(&mut self, requests: &mut Requests, key: SequenceKey, now: f64) {
+        let sequence = &mut requests.sequences[key];
+        let request = &mut requests.requests[sequence.request];
+        sequence.row = self.rows.pop();
+        let num_more = sequence.num_choices as usize - 1;
+        sequence.fork_rows.extend(self.rows.drain(self.rows.len() - num_more..).rev());
+        if request.scheduled == 0.0 {
+            request.scheduled = now;
+            self.counters.prefix_queries += if self.caching { u64::from(sequence.num_prompt) } else { 0 };
+        }
+        let position = self.position(requests, requests.sequences[key].turn);
+        self.running.insert(position, key);
+        self.adopt_found(requests, key);
+    }
+
+    fn top_up(&mut self, requests: &mut Requests, step: &mut Step, num_ready: usize) {
+        for entry in &mut step.entries[num_ready..] {
+            let left = self.max_tokens - step.num_tokens;
+            let sequence = &mut requests.sequences[entry.key];
+            let end = entry.start + entry.count;
+            let missing = (sequence.len() - end).min(self.threshold.saturating_sub(entry.count));
+            let count = missing.min(left);
+            let count = self.round(end, count, sequence.len() - end);
+            let num_blocks = (end + count).div_ceil(self.block_size) - sequence.table.len() as u32;
+            let fits = num_blocks <= self.pool.num_free() && step.num_deltas + num_blocks as usize <= self.max_deltas;
+            if count == 0 || !self.chunked || !fits {
+                continue;
+            }
+            (0..num_blocks).for_each(|_| assert!(self.pool.grow(&mut sequence.table)));
+            entry.count += count;
+            entry.num_samples = if end + count == sequence.len() { sequence.num_choices } else { 0 };
+            step.num_tokens += count;
+            step.num_deltas += num_blocks as usize;
+        }
+    }
+
+    /// How many of its missing tokens a sequence gets.
+    fn share(&self, start: u32, missing: u32, left: u32, others: bool) -> u32 {
+        if !self.chunked {
+            return if missing <= left { missing } else { 0 };
+        }
+        let share = if others { (left / 2).max(MIN_SHARE) } else { left };
+        self.round(start, missing.min(left).min(share).min(self.threshold), missing)
+    }
+
+    /// Chunks end with a block, where what comes next may already be cached; small ones end anywhere.
+    fn round(&self, start: u32, count: u32, missing: u32) -> u32 {
+        let end = (start + count) / self.block_size * self.block_size;
+        if count < missing && end > start { end - start } else { count }
+    }
+
+    /// Adds `count` tokens of a running sequence to the step; false when there is no place for them.
+    fn run(&mut self, requests: &mut Requests, step: &mut Step, key: SequenceKey, count: u32) -> bool {
+        let sequence = &requests.sequences[key];
+        let (start, end) = (sequence.num_computed, sequence.num_computed + count);
+        let column = (start / self.block_size) as usize;
+        let num_columns = sequence.table.len();
+        let num_new = (end.div_ceil(self.block_size) as usize).saturating_sub(num_columns);
+        let shared = column < num_columns && self.pool.is_shared(sequence.table.blocks()[column]);
+        let num_deltas = num_columns + num_new - sequence.num_synced as usize + usize::from(shared);
+        if step.num_deltas + num_deltas > self.max_deltas {
+            self.pressed = true;
+            return false;
+        }
+        let num_blocks = num_new as u32 + u32::from(shared);
+        if self.pool.num_free() < num_blocks && !self.make_room(requests, sequence.turn, num_blocks) {
+            return false;
+        }
+        let sequence = &mut requests.sequences[key];
+        if shared {
+            let copy = self.pool.copy_on_write(&mut sequence.table, column).expect("there is room");
+            step.copies.push(copy);
+            if (column as u32) < sequence.num_synced {
+                step.replacements.push((sequence.row.expect("it runs"), column as u32, copy.1));
+            }
+        }
+        (0..num_new).for_each(|_| assert!(self.pool.grow(&mut sequence.table)));
+        sequence.in_flight = true;
+        let num_samples = if end == sequence.len() { sequence.num_choices } else { 0 };
+        step.entries.push(Entry { key, start, count, num_samples });
+        step.num_tokens += count;
+        step.num_deltas += num_deltas;
+        true
+    }
+
+    /// Preempts sequences with later turns until `num_blocks` are free.
+    fn make_room(&mut self, requests: &mut Requests, turn: Turn, num_blocks: u32) -> bool {
+        self.pressed = true;
+        let mut index = self.running.len();
+        while self.pool.num_free() < num_blocks {
+            index = match index.checked_sub(1) {
+                Some(index) => index,
+                None => return false,
+            };
+            let key = self.running[index];
+            let sequence = &mut requests.sequences[key];
+            if sequence.turn <= turn {
+                return false;
+            }
+            if !sequence.in_flight {
+                self.running.remove(index);
+                self.vacate(sequence);
+                sequence.num_preemptions += 1;
+                self.counters.num_preemptions += 1;
+                self.waiting.push(sequence.turn, key);
+            }
+        }
+        true
+    }
+
+    /// Takes rows and blocks from a sequence; its tokens stay.
+    fn vacate(&mut self, sequence: &mut Sequence) {
+        self.pool.release(&mut sequence.table);
+        self.rows.extend(sequence.row.take().into_iter().chain(sequence.fork_rows.drain(..)));
+        sequence.num_computed = 0;
+        sequence.num_synced = 0;
+        sequence.num_registered = 0;
+        sequence.content = Some(Content::ROOT);
+    }
+
+    /// Ends a sequence, running or waiting.
+    pub fn end(&mut self, requests: &mut Requests, key: SequenceKey) {
+        let turn = requests.sequences[key].turn;
+        if requests.sequences[key].row.is_some() {
+            let position = self.position(requests, turn);
+            self.running.remove(position);
+        } else {
+            self.waiting.remove(turn);
+        }
+        self.vacate(&mut requests.sequences[key]);
+        requests.remove(key);
+    }
+
+    /// Makes each choice of a request whose prompt is computed a sequence of its own.
+    pub fn fork(&mut self, requests: &mut Requests, key: SequenceKey) {
+        let origin = &mut requests.sequences[key];
+        origin.num_choices = 1;
+        for (index, row) in std::mem::take(&mut origin.fork_rows).into_iter().enumerate() {
+            let origin = &requests.sequences[key];
+            let turn = Turn { choice: index as u32 + 1, ..origin.turn };
+            let sequence = Sequence {
+                request: origin.request,
+                turn,
+                tokens: origin.tokens.clone(),
+                table: self.pool.fork(&origin.table),
+                num_synced: 0,
+                row: Some(row),
+                fork_rows: Vec::new(),
+                hashes: origin.hashes.clone(),
+                ..*origin
+            };
+            let fork = requests.attach(sequence);
+            let position = self.position(requests, turn);
+            self.running.insert(position, fork);
+        }
+    }
+
+    /// The step computed `count` more tokens of a sequence: full blocks become findable.
+    pub fn computed(&mut self, requests: &mut Requests, key: SequenceKey, count: u32) {
+        let sequence = &mut requests.sequences[key];
+        let (start, end) = (sequence.num_computed, sequence.num_computed + count);
+        sequence.num_computed = end;
+        let block_size = self.block_size;
+        for column in start / block_size..end.div_ceil(block_size) {
+            let count = (end - column * block_size).min(block_size);
+            self.pool.fill(sequence.table.blocks()[column as usize], count);
+        }
+        if !self.caching {
+            return;
+        }
+        let root = requests.requests[sequence.request].root;
+        let salt = &requests.requests[sequence.request].salt;
+        while let (Some(parent), true) = (sequence.content, (sequence.num_registered + 1) * block_size <= end) {
+            let index = sequence.num_registered as usize;
+            let block = sequence.table.blocks()[index];
+            let (hash, tokens) = sequence.hash_block(index, block_size as usize, root, &mut self.hasher);
+            let content = self.pool.prefix.insert(block, Place { hash, parent, salt }, tokens);
+            sequence.content = content;
+            sequence.num_registered += 1;
+        }
+    }
+
+    /// Continues the table of a running sequence with blocks that others have computed since it was admitted.
+    fn adopt_prefix(&mut self, requests: &mut Requests, key: SequenceKey) {
+        let sequence = &requests.sequences[key];
+        let aligned = sequence.num_registered * self.block_size == sequence.num_computed;
+        if aligned && sequence.table.len() == sequence.num_registered as usize {
+            self.find_prefix(requests, key);
+            self.adopt_found(requests, key);
+        }
+    }
+
+    /// Finds the cached blocks that continue a sequence. At least one token is left to compute, for its logits.
+    fn find_prefix(&mut self, requests: &mut Requests, key: SequenceKey) {
+        self.found.clear();
+        let sequence = &mut requests.sequences[key];
+        let request = &requests.requests[sequence.request];
+        let (Some(mut parent), true) = (sequence.content, self.caching) else { return };
+        for index in sequence.num_registered..(sequence.len() - 1) / self.block_size {
+            let (hash, tokens) =
+                sequence.hash_block(index as usize, self.block_size as usize, request.root, &mut self.hasher);
+            let place = Place { hash, parent, salt: &request.salt };
+            let Some((block, content)) = self.pool.prefix.find(place, tokens) else { return };
+            self.found.push((block, content));
+            parent = content;
+        }
+    }
+
+    fn adopt_found(&mut self, requests: &mut Requests, key: SequenceKey) {
+        let sequence = &mut requests.sequences[key];
+        for &(block, content) in &self.found {
+            self.pool.adopt(&mut sequence.table, block);
+            sequence.content = Some(content);
+        }
+        let num_tokens = self.found.len() as u32 * self.block_size;
+        sequence.num_registered += self.found.len() as u32;
+        sequence.num_computed += num_tokens;
+        if sequence.num_output() == 0 && sequence.num_preemptions == 0 {
+            requests.requests[sequence.request].num_cached += num_tokens;
+            self.counters.prefix_hits += u64::from(num_tokens);
+        }
+    }
+
+    /// Blocks that running sequences lack for the tokens they have.
+    fn num_reserved(&self, requests: &Requests) -> u32 {
+        let missing = |&key: &SequenceKey| {
+            let sequence = &requests.sequences[key];
+            sequence.len().div_ceil(self.block_size).saturating_sub(sequence.table.len() as u32)
+        };
+        self.running.iter().map(missing).sum()
+    }
+
+    /// Where a turn stands, or would stand, in `running`.
+    fn position(&self, requests: &Requests, turn: Turn) -> usize {
+        self.running.partition_point(|&key| requests.sequences[key].turn < turn)
+    }
+
+    /// Says what is wrong, if anything.
+    pub fn check(&self, requests: &Requests) -> Result<(), String> {
+        let sequences = &requests.sequences;
+        self.pool.check(sequences.iter().map(|(_, sequence)| &sequence.table))?;
+        let mut rows = self.rows.clone();
+        for &key in &self.running {
+            let sequence = &sequences[key];
+            rows.push(sequence.row.ok_or("a running sequence has no row")?);
+            rows.extend(&sequence.fork_rows);
+            let (length, computed) = (sequence.table.len() as u32, sequence.num_computed);
+            if length < computed.div_ceil(self.block_size)
+                || sequence.num_synced > length
+                || sequence.num_missing() == 0
+            {
+                return Err(format!("{computed} tokens of a sequence are computed, in {length} blocks"));
+            }
+            let registered = sequence.table.blocks()[..sequence.num_registered as usize].iter();
+            for (block, tokens) in registered.zip(sequence.tokens.chunks(self.block_size as usize)) {
+                if self.pool.prefix.contains(*block) && self.pool.prefix.tokens_of(*block) != tokens {
+                    return Err(format!("block {block} is cached with tokens of another sequence"));
+                }
+            }
+        }
+        rows.sort_unstable();
+        if !rows.iter().copied().eq(0..rows.len() as u32) || rows.len() != self.num_rows {
+            return Err("a row is lost or taken twice".into());
+        }
+        if !self.running.is_sorted_by_key(|&key| sequences[key].turn) {
+            return Err("the running sequences are out of order".into());
+        }
+        let idle = |key| sequences[key].row.is_none() && sequences[key].table.len() == 0 && !sequences[key].in_flight;
+        if !self.waiting.keys().all(idle) || self.waiting.len() + self.running.len() != sequences.len() {
+            return Err("a waiting sequence holds something, or a sequence is nowhere".into());
+        }
+        let live: u32 = requests.requests.iter().map(|(_, request)| request.num_live).sum();
+        if live as usize != sequences.len() {
+            return Err(format!("{live} sequences live, {} exist", sequences.len()));
+        }
+        Ok(())
+    }
+}
