@@ -5,6 +5,7 @@ come, then their speed and what the prefix cache saved, and stops the server wit
 """
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
@@ -85,7 +86,9 @@ def server() -> Iterator[str]:
     octavo = Path(sys.executable).with_name("octavo")
     command = [str(octavo), "serve", MODEL, "--host", "127.0.0.1", "--port", str(port)]
     print(f"$ octavo {' '.join(command[1:])}", flush=True)
-    process = subprocess.Popen(command)
+    # A key that the user has set for another server would lock the demo out of its own.
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     try:
         wait_until_healthy(process, f"http://127.0.0.1:{port}")
         yield f"http://127.0.0.1:{port}"

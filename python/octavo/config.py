@@ -128,6 +128,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 8 << 20
     shutdown_timeout: float = 30.0
     """How long running requests may go on after SIGTERM."""
+    stall_timeout: float = 60.0
+    """An engine that has requests and reports nothing for this long makes /health a 503."""
 
     def __post_init__(self) -> None:
         _check("port", self.port, at_least=0, at_most=65535)

@@ -27,8 +27,11 @@ def running_server(*words: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
     process = subprocess.Popen(
-        [OCTAVO, "serve", MODEL, "--host", "127.0.0.1", "--port", str(port), *words], stdin=subprocess.DEVNULL
+        [OCTAVO, "serve", MODEL, "--host", "127.0.0.1", "--port", str(port), *words],
+        env=environment,
+        stdin=subprocess.DEVNULL,
     )
     try:
         wait_until_healthy(process, url)

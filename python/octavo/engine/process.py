@@ -189,8 +189,9 @@ def main() -> int:
 
 
 def _open(config: EngineConfig) -> Checkpoint:
-    source = resolve(config.model.model, revision=config.model.revision)
-    tokenizer = None if config.model.tokenizer is None else resolve(config.model.tokenizer)
+    token = config.model.hf_token
+    source = resolve(config.model.model, revision=config.model.revision, token=token)
+    tokenizer = None if config.model.tokenizer is None else resolve(config.model.tokenizer, token=token)
     return open_checkpoint(source, tokenizer=tokenizer)
 
 
