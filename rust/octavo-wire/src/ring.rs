@@ -108,7 +108,11 @@ pub(crate) struct RingSender(Ring);
 
 impl RingSender {
     pub fn send(&mut self, frame: &[u8]) -> Result<(), SendError> {
-        self.0.outgoing.send(frame)
+        let result = self.0.outgoing.send(frame);
+        if result.is_err() {
+            self.0.incoming.close();
+        }
+        result
     }
 }
 

@@ -1,0 +1,319 @@
+//! A request's sampling parameters: as a client gives them, and checked.
+
+use std::sync::Arc;
+
+use crate::stop::StopStrings;
+
+const MAX_CHOICES: i64 = 128;
+const MAX_STOP_STRINGS: usize = 64;
+const MAX_STOP_BYTES: usize = 1024;
+const MAX_STOP_TOKENS: usize = 1024;
+const MAX_BIASES: usize = 4096;
+const MAX_BIAS: f64 = 100.0;
+/// Lower temperatures are greedy: dividing logits by them leaves nothing but the best token anyway.
+const MIN_TEMPERATURE: f64 = 1e-5;
+
+/// Parameters as given, in the wide types of JSON. The defaults are those of a request that names none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingOptions {
+    pub n: i64,
+    pub temperature: f64,
+    pub top_p: f64,
+    /// 0 and -1 keep all tokens.
+    pub top_k: i64,
+    pub min_p: f64,
+    pub presence_penalty: f64,
+    pub frequency_penalty: f64,
+    pub repetition_penalty: f64,
+    pub seed: Option<i64>,
+    /// `None`: the rest of the context.
+    pub max_tokens: Option<i64>,
+    pub min_tokens: i64,
+    pub ignore_eos: bool,
+    pub stop: Vec<String>,
+    pub stop_token_ids: Vec<i64>,
+    pub include_stop_str_in_output: bool,
+    pub skip_special_tokens: bool,
+    pub detokenize: bool,
+    /// (token, bias); biases are cut to -100 to 100, as OpenAI defines them. A token named twice keeps its last bias.
+    pub logit_bias: Vec<(i64, f64)>,
+    pub logprobs: Option<i64>,
+}
+
+impl Default for SamplingOptions {
+    fn default() -> Self {
+        Self {
+            n: 1,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            seed: None,
+            max_tokens: None,
+            min_tokens: 0,
+            ignore_eos: false,
+            stop: Vec::new(),
+            stop_token_ids: Vec::new(),
+            include_stop_str_in_output: false,
+            skip_special_tokens: true,
+            detokenize: true,
+            logit_bias: Vec::new(),
+            logprobs: None,
+        }
+    }
+}
+
+/// A parameter out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{param}: {reason}")]
+pub struct InvalidParam {
+    pub param: &'static str,
+    pub reason: String,
+}
+
+fn invalid(param: &'static str, reason: impl Into<String>) -> InvalidParam {
+    InvalidParam { param, reason: reason.into() }
+}
+
+/// Checked parameters: what the engine gets, and what stays with the text.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    /// `max_tokens` is 0 here when the request named none; a submitted request has the real number.
+    pub(crate) engine: octavo_wire::Sampling,
+    pub(crate) max_tokens: Option<u32>,
+    pub(crate) stop: Arc<StopStrings>,
+    pub(crate) include_stop: bool,
+    pub(crate) skip_special_tokens: bool,
+    pub(crate) detokenize: bool,
+}
+
+impl Sampling {
+    /// Checks every parameter that can be checked without a model; the first one out of range is the error.
+    pub fn new(options: SamplingOptions) -> Result<Self, InvalidParam> {
+        let min_tokens = integer("min_tokens", options.min_tokens, 0, i64::from(u32::MAX))?;
+        let max_tokens = match options.max_tokens {
+            Some(count) => Some(integer("max_tokens", count, 1, i64::from(u32::MAX))?),
+            None => None,
+        };
+        if let Some(max_tokens) = max_tokens.filter(|max_tokens| min_tokens > *max_tokens) {
+            return Err(invalid("min_tokens", format!("must be at most max_tokens={max_tokens}, got {min_tokens}")));
+        }
+        let temperature = float("temperature", options.temperature, Range::at_least(0.0))?;
+        let engine = octavo_wire::Sampling {
+            n: integer("n", options.n, 1, MAX_CHOICES)?,
+            temperature: if options.temperature < MIN_TEMPERATURE { 0.0 } else { temperature },
+            top_p: float("top_p", options.top_p, Range { above: Some(0.0), most: 1.0, ..Range::ANY })?,
+            top_k: integer("top_k", options.top_k, -1, i64::from(u32::MAX)).map(|count: i64| count.max(0) as u32)?,
+            min_p: float("min_p", options.min_p, Range { most: 1.0, ..Range::at_least(0.0) })?,
+            presence_penalty: float("presence_penalty", options.presence_penalty, Range::between(-2.0, 2.0))?,
+            frequency_penalty: float("frequency_penalty", options.frequency_penalty, Range::between(-2.0, 2.0))?,
+            repetition_penalty: float(
+                "repetition_penalty",
+                options.repetition_penalty,
+                Range { above: Some(0.0), ..Range::ANY },
+            )?,
+            seed: options.seed.map(i64::cast_unsigned),
+            max_tokens: max_tokens.unwrap_or(0),
+            min_tokens,
+            ignore_eos: options.ignore_eos,
+            stop_token_ids: stop_token_ids(&options.stop_token_ids)?,
+            logit_bias: logit_bias(&options.logit_bias)?,
+            logprobs: match options.logprobs {
+                Some(count) => Some(integer("logprobs", count, 0, i64::from(u32::MAX))?),
+                None => None,
+            },
+        };
+        if !options.detokenize && !options.stop.is_empty() {
+            return Err(invalid("stop", "stop strings need detokenize=True"));
+        }
+        Ok(Self {
+            engine,
+            max_tokens,
+            stop: Arc::new(StopStrings::new(stop_strings(options.stop)?)),
+            include_stop: options.include_stop_str_in_output,
+            skip_special_tokens: options.skip_special_tokens,
+            detokenize: options.detokenize,
+        })
+    }
+}
+
+fn integer<T: TryFrom<i64>>(param: &'static str, value: i64, least: i64, most: i64) -> Result<T, InvalidParam> {
+    if value < least {
+        return Err(invalid(param, format!("must be at least {least}, got {value}")));
+    }
+    if value > most {
+        return Err(invalid(param, format!("must be at most {most}, got {value}")));
+    }
+    T::try_from(value).map_err(|_| invalid(param, format!("{value} is out of range")))
+}
+
+#[derive(Clone, Copy)]
+struct Range {
+    least: f64,
+    /// Exclusive lower bound, instead of `least`.
+    above: Option<f64>,
+    most: f64,
+}
+
+impl Range {
+    const ANY: Self = Self { least: f64::NEG_INFINITY, above: None, most: f64::INFINITY };
+
+    fn at_least(least: f64) -> Self {
+        Self { least, ..Self::ANY }
+    }
+
+    fn between(least: f64, most: f64) -> Self {
+        Self { least, above: None, most }
+    }
+}
+
+fn float(param: &'static str, value: f64, range: Range) -> Result<f32, InvalidParam> {
+    let narrow = value as f32;
+    if !narrow.is_finite() {
+        return Err(invalid(param, format!("must be a finite number, got {value}")));
+    }
+    if let Some(above) = range.above.filter(|above| value <= *above || f64::from(narrow) <= *above) {
+        return Err(invalid(param, format!("must be greater than {above}, got {value}")));
+    }
+    if value < range.least {
+        return Err(invalid(param, format!("must be at least {}, got {value}", range.least)));
+    }
+    if value > range.most {
+        return Err(invalid(param, format!("must be at most {}, got {value}", range.most)));
+    }
+    Ok(narrow)
+}
+
+fn token(param: &'static str, value: i64) -> Result<u32, InvalidParam> {
+    u32::try_from(value).map_err(|_| invalid(param, format!("{value} is not a token id")))
+}
+
+fn stop_token_ids(ids: &[i64]) -> Result<Vec<u32>, InvalidParam> {
+    if ids.len() > MAX_STOP_TOKENS {
+        return Err(invalid("stop_token_ids", format!("at most {MAX_STOP_TOKENS} are taken, got {}", ids.len())));
+    }
+    let mut tokens = ids.iter().map(|id| token("stop_token_ids", *id)).collect::<Result<Vec<_>, _>>()?;
+    tokens.sort_unstable();
+    tokens.dedup();
+    Ok(tokens)
+}
+
+fn logit_bias(biases: &[(i64, f64)]) -> Result<Vec<(u32, f32)>, InvalidParam> {
+    if biases.len() > MAX_BIASES {
+        return Err(invalid("logit_bias", format!("at most {MAX_BIASES} are taken, got {}", biases.len())));
+    }
+    let mut result = Vec::with_capacity(biases.len());
+    // Reversed, so that after the stable sort the last bias of a token stands first and `dedup` keeps it.
+    for (id, bias) in biases.iter().rev() {
+        if !bias.is_finite() {
+            return Err(invalid("logit_bias", format!("must be finite numbers, got {bias} for token {id}")));
+        }
+        result.push((token("logit_bias", *id)?, bias.clamp(-MAX_BIAS, MAX_BIAS) as f32));
+    }
+    result.sort_by_key(|(token, _)| *token);
+    result.dedup_by_key(|(token, _)| *token);
+    Ok(result)
+}
+
+fn stop_strings(strings: Vec<String>) -> Result<Vec<String>, InvalidParam> {
+    if strings.len() > MAX_STOP_STRINGS {
+        return Err(invalid("stop", format!("at most {MAX_STOP_STRINGS} strings are taken, got {}", strings.len())));
+    }
+    for string in &strings {
+        if string.is_empty() {
+            return Err(invalid("stop", "a stop string cannot be empty"));
+        }
+        if string.len() > MAX_STOP_BYTES {
+            return Err(invalid(
+                "stop",
+                format!("a stop string has at most {MAX_STOP_BYTES} bytes, got {}", string.len()),
+            ));
+        }
+    }
+    Ok(strings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(change: impl FnOnce(&mut SamplingOptions)) -> String {
+        let mut options = SamplingOptions::default();
+        change(&mut options);
+        Sampling::new(options).expect_err("out of range").to_string()
+    }
+
+    fn checked(change: impl FnOnce(&mut SamplingOptions)) -> Sampling {
+        let mut options = SamplingOptions::default();
+        change(&mut options);
+        Sampling::new(options).expect("in range")
+    }
+
+    #[test]
+    fn every_float_refuses_what_is_not_finite() {
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300] {
+            let reason = format!("must be a finite number, got {value}");
+            assert_eq!(error(|o| o.temperature = value), format!("temperature: {reason}"));
+            assert_eq!(error(|o| o.top_p = value), format!("top_p: {reason}"));
+            assert_eq!(error(|o| o.min_p = value), format!("min_p: {reason}"));
+            assert_eq!(error(|o| o.presence_penalty = value), format!("presence_penalty: {reason}"));
+            assert_eq!(error(|o| o.frequency_penalty = value), format!("frequency_penalty: {reason}"));
+            assert_eq!(error(|o| o.repetition_penalty = value), format!("repetition_penalty: {reason}"));
+        }
+        assert!(error(|o| o.logit_bias = vec![(1, f64::NAN)]).starts_with("logit_bias: must be finite"));
+    }
+
+    #[test]
+    fn ranges_name_the_parameter_and_the_bound() {
+        assert_eq!(error(|o| o.temperature = -0.5), "temperature: must be at least 0, got -0.5");
+        assert_eq!(error(|o| o.top_p = 0.0), "top_p: must be greater than 0, got 0");
+        assert_eq!(error(|o| o.top_p = 1.5), "top_p: must be at most 1, got 1.5");
+        assert_eq!(error(|o| o.top_k = -5), "top_k: must be at least -1, got -5");
+        assert_eq!(error(|o| o.min_p = 1.1), "min_p: must be at most 1, got 1.1");
+        assert_eq!(error(|o| o.presence_penalty = 2.5), "presence_penalty: must be at most 2, got 2.5");
+        assert_eq!(error(|o| o.frequency_penalty = -3.0), "frequency_penalty: must be at least -2, got -3");
+        assert_eq!(error(|o| o.repetition_penalty = 0.0), "repetition_penalty: must be greater than 0, got 0");
+        assert_eq!(
+            error(|o| o.repetition_penalty = 1e-60),
+            "repetition_penalty: must be greater than 0, got 0.000000000000000000000000000000000000000000000000000000000001"
+        );
+        assert_eq!(error(|o| o.n = 1_000_000), "n: must be at most 128, got 1000000");
+        assert_eq!(error(|o| o.n = 0), "n: must be at least 1, got 0");
+        assert_eq!(error(|o| o.max_tokens = Some(0)), "max_tokens: must be at least 1, got 0");
+        assert_eq!(error(|o| o.min_tokens = -1), "min_tokens: must be at least 0, got -1");
+        assert_eq!(error(|o| o.logprobs = Some(-1)), "logprobs: must be at least 0, got -1");
+        assert_eq!(error(|o| o.stop_token_ids = vec![-1]), "stop_token_ids: -1 is not a token id");
+        assert_eq!(error(|o| o.logit_bias = vec![(1 << 40, 1.0)]), "logit_bias: 1099511627776 is not a token id");
+        assert_eq!(
+            error(|o| (o.min_tokens, o.max_tokens) = (5, Some(4))),
+            "min_tokens: must be at most max_tokens=4, got 5"
+        );
+    }
+
+    #[test]
+    fn stop_strings_are_few_short_and_not_empty() {
+        assert_eq!(error(|o| o.stop = vec![String::new()]), "stop: a stop string cannot be empty");
+        assert_eq!(error(|o| o.stop = vec!["a".into(); 65]), "stop: at most 64 strings are taken, got 65");
+        assert_eq!(
+            error(|o| o.stop = vec!["a".repeat(1 << 20)]),
+            "stop: a stop string has at most 1024 bytes, got 1048576"
+        );
+        assert_eq!(
+            error(|o| (o.detokenize, o.stop) = (false, vec!["a".into()])),
+            "stop: stop strings need detokenize=True"
+        );
+    }
+
+    #[test]
+    fn values_are_brought_into_the_engines_form() {
+        assert_eq!(checked(|o| o.temperature = 1e-6).engine.temperature, 0.0);
+        assert_eq!(checked(|o| o.top_k = -1).engine.top_k, 0);
+        assert_eq!(checked(|o| o.seed = Some(-1)).engine.seed, Some(u64::MAX));
+        assert_eq!(checked(|o| o.stop_token_ids = vec![7, 3, 7]).engine.stop_token_ids, [3, 7]);
+        let biases = vec![(9, 500.0), (2, -1.0), (9, 4.0), (1, -500.0)];
+        assert_eq!(checked(|o| o.logit_bias = biases).engine.logit_bias, [(1, -100.0), (2, -1.0), (9, 4.0)]);
+    }
+}
