@@ -1,0 +1,116 @@
+"""One answer in the making, whole or streamed: which engine request is which prompt, and what has been counted.
+
+Both ways take every event through `Answer`, so that usage, metrics and errors are the same.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+from msgspec import UNSET
+
+from octavo._core import Accepted, Delta, Failed
+from octavo.server.engine_client import Stream
+from octavo.server.errors import from_failure, printable
+from octavo.server.protocol import PromptTokensDetails, Usage
+from octavo.server.sampling import Resolved
+from octavo.server.service import Service
+
+logger = logging.getLogger("octavo.requests")
+
+
+class Answer:
+    def __init__(self, service: Service, stream: Stream, *, id: str, model: str, n: int) -> None:
+        self.service = service
+        self.stream = stream
+        self.id = id
+        self.model = model
+        self.n = n
+        self.created = int(time.time())
+        self.prompt_ids: dict[int, list[int]] = {}
+        """Prompt number → its token ids, when asked for."""
+        self.completion_tokens = 0
+        self._prompt_of: dict[int, int] = {}
+        self._prompt_tokens: dict[int, int] = {}
+        self._cached_tokens: dict[int, int] = {}
+        self._generated: defaultdict[int, int] = defaultdict(int)
+        self._started = time.monotonic()
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        resolved: Resolved,
+        *,
+        add_special_tokens: bool,
+        priority: int,
+        cache_salt: str,
+    ) -> None:
+        """Sends the next prompt to the engine."""
+        request = self.stream.submit(
+            prompt,
+            resolved.sampling,
+            n=self.n,
+            add_special_tokens=add_special_tokens,
+            clamp_max_tokens=resolved.clamp,
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+        self._prompt_of[request] = len(self._prompt_of)
+        metrics = self.service.metrics
+        metrics.params_n.observe(self.n)
+        if resolved.max_tokens is not None:
+            metrics.params_max_tokens.observe(resolved.max_tokens)
+
+    @property
+    def num_prompts(self) -> int:
+        return len(self._prompt_of)
+
+    @property
+    def num_accepted(self) -> int:
+        return len(self._prompt_tokens)
+
+    def accept(self, event: Accepted, *, keep_ids: bool) -> int:
+        """Notes a prompt's length; returns the prompt's number."""
+        prompt = self._prompt_of[event.request]
+        self._prompt_tokens[prompt] = event.num_prompt_tokens
+        if keep_ids:
+            self.prompt_ids[prompt] = event.prompt_token_ids
+        return prompt
+
+    def fail(self, event: Failed) -> Exception:
+        """The error for a request that the engine refused or lost."""
+        self.service.metrics.saw_failure(event.reason)
+        return from_failure(event)
+
+    def take(self, event: Delta) -> int:
+        """Counts a delta; returns the number of its choice in the answer."""
+        prompt = self._prompt_of[event.request]
+        choice = prompt * self.n + event.index
+        self.completion_tokens += event.num_tokens
+        self._generated[choice] += event.num_tokens
+        if event.finish_reason is not None:
+            self._cached_tokens[prompt] = event.num_cached_tokens
+            self.service.metrics.saw_finish(
+                event.finish_reason, event.timings, self._prompt_tokens.get(prompt, 0), self._generated[choice]
+            )
+        return choice
+
+    def usage(self, *, details: bool = True) -> Usage:
+        prompt_tokens = sum(self._prompt_tokens.values())
+        cached = PromptTokensDetails(sum(self._cached_tokens.values()))
+        return Usage(
+            prompt_tokens, prompt_tokens + self.completion_tokens, self.completion_tokens, cached if details else UNSET
+        )
+
+    def log_start(self, route: str, peer: str | None) -> None:
+        if self.service.log_requests:
+            shown = (printable(self.id), printable(self.model), self.num_prompts, self.n)
+            logger.info("%s from %s: %s model=%s prompts=%d n=%d", route, peer, *shown)
+
+    def log_end(self, how: str) -> None:
+        if self.service.log_requests:
+            seconds = time.monotonic() - self._started
+            usage = self.usage()
+            shown = (usage.prompt_tokens, usage.completion_tokens, seconds)
+            logger.info("%s %s: prompt_tokens=%d completion_tokens=%d seconds=%.3f", printable(self.id), how, *shown)

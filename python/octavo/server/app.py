@@ -1,0 +1,223 @@
+"""The server's life: plan → listen → engine → routes → ready → drain → end.
+
+`serve` is all that the command line calls. Whatever happens in between, no engine process is left behind.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+import time
+from typing import cast
+
+from aiohttp import web
+
+import octavo
+from octavo._core import Tokenizer
+from octavo.config import EngineConfig, ServerConfig
+from octavo.engine.process import Prepared, prepare
+from octavo.errors import ModelError, TemplateError
+from octavo.server.listener import BACKLOG, Listener
+from octavo.server.logprobs import TokenTexts
+from octavo.server.metrics import Metrics
+from octavo.server.routes import CONNECTIONS, build_app
+from octavo.server.sampling import SamplingDefaults, SamplingResolver
+from octavo.server.service import Service
+from octavo.server.supervisor import EngineFailed, Supervisor
+from octavo.server.template import ChatTemplate, load_chat_template
+
+logger = logging.getLogger(__name__)
+
+ABORT_SECONDS = 2.0
+"""What aborted streams get to tell their clients, at the end of a shutdown."""
+
+
+async def serve(config: EngineConfig, server: ServerConfig) -> int:
+    """Serves until a signal; returns the exit code. Raises OctavoError for what the user can put right."""
+    began = time.monotonic()
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    # Nothing runs on the loop yet: let Ctrl-C interrupt a download as in any program.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    listener = Listener(server)
+    try:
+        prepared = prepare(config)
+        tokenizer, template = open_texts(prepared, server)
+        if config.backend == "model":
+            print(prepared.start.memory.describe(), flush=True)
+        return await Server(prepared, server, listener, tokenizer, template, began).run()
+    finally:
+        listener.close()
+
+
+def open_texts(prepared: Prepared, server: ServerConfig) -> tuple[Tokenizer | None, ChatTemplate | None]:
+    """Raises ModelError for a tokenizer or a template that cannot be used."""
+    checkpoint = prepared.checkpoint
+    source = load_chat_template(server.chat_template) if server.chat_template is not None else None
+    if checkpoint is None:
+        return None, None
+    source = source if source is not None else checkpoint.chat_template
+    try:
+        tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
+    except ValueError as error:
+        raise ModelError(f"{checkpoint.source.name}: the tokenizer cannot be used: {error}") from None
+    try:
+        return tokenizer, None if source is None else ChatTemplate(source, checkpoint.special_tokens)
+    except TemplateError as error:
+        raise ModelError(str(error)) from None
+
+
+class Stopping:
+    """What signals have asked for: the first a drain, the second an end at once."""
+
+    def __init__(self) -> None:
+        self.drain = asyncio.Event()
+        self.now = asyncio.Event()
+
+    def signalled(self) -> None:
+        (self.now if self.drain.is_set() else self.drain).set()
+
+
+class Server:
+    def __init__(
+        self,
+        prepared: Prepared,
+        config: ServerConfig,
+        listener: Listener,
+        tokenizer: Tokenizer | None,
+        template: ChatTemplate | None,
+        began: float,
+    ) -> None:
+        start = prepared.start
+        engine = start.config
+        self.config = config
+        self.listener = listener
+        self.began = began
+        names = config.served_model_names or (engine.model.model,)
+        metrics = Metrics(
+            names[0],
+            max_model_len=start.memory.max_model_len,
+            block_size=start.memory.block_size,
+            cache_config={
+                "block_size": start.memory.block_size,
+                "num_gpu_blocks": start.memory.num_blocks,
+                "cache_dtype": start.memory.dtype,
+                "enable_prefix_caching": engine.cache.enable_prefix_caching,
+                "gpu_memory_utilization": engine.cache.gpu_memory_utilization,
+            },
+        )
+        self.supervisor = Supervisor(start, tokenizer, metrics, stall_timeout=config.stall_timeout)
+        generation = {} if prepared.checkpoint is None else prepared.checkpoint.generation_config
+        self.service = Service(
+            client=self.supervisor.client,
+            health=self.supervisor.health,
+            metrics=metrics,
+            sampling=SamplingResolver(
+                SamplingDefaults.from_generation_config(generation), start.vocab_size, engine.scheduler.max_logprobs
+            ),
+            tokenizer=tokenizer,
+            texts=TokenTexts(tokenizer),
+            template=template,
+            names=names,
+            root=engine.model.model,
+            max_model_len=start.memory.max_model_len,
+            vocab_size=start.vocab_size,
+            priorities=engine.scheduler.policy == "priority",
+            log_requests=config.enable_log_requests,
+        )
+
+    async def run(self) -> int:
+        """From the spawned engine to the end of both; returns the exit code."""
+        stopping = Stopping()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopping.signalled)
+        at_once = True
+        try:
+            ready = asyncio.create_task(self.supervisor.first_ready())
+            if not await finished(ready, stopping.drain):
+                return 0
+            runner, listening = await self._listen()
+            supervision = asyncio.create_task(self.supervisor.keep_running())
+            try:
+                await finished(supervision, stopping.drain)
+                at_once = not await self._drain(stopping)
+                return 1 if at_once else 0
+            finally:
+                supervision.cancel()
+                listening.close()
+                await runner.cleanup()
+        except EngineFailed as error:
+            print(f"octavo: error: {error}", file=sys.stderr, flush=True)
+            return 1
+        finally:
+            await self.supervisor.end(at_once=at_once)
+
+    async def _listen(self) -> tuple[web.AppRunner, asyncio.AbstractServer]:
+        app = build_app(self.service, self.config)
+        runner = web.AppRunner(
+            app,
+            handle_signals=False,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=0.1,
+            keepalive_timeout=75,
+        )
+        await runner.setup()
+        make_protocol, connections = cast(web.Server, runner.server), app[CONNECTIONS]
+        loop = asyncio.get_running_loop()
+        listen = loop.create_server if self.listener.uds is None else loop.create_unix_server
+        listening = await listen(
+            lambda: connections.opened(make_protocol()), sock=self.listener.socket, backlog=BACKLOG
+        )
+        self.connections = connections
+        # What was made while starting stays; the collector need not look at it again in the middle of a stream.
+        gc.collect()
+        gc.freeze()
+        seconds = time.monotonic() - self.began
+        name = ", ".join(self.service.names)
+        print(
+            f"octavo {octavo.__version__} serves {name} at {self.listener.address} (ready in {seconds:.1f} s)",
+            flush=True,
+        )
+        return runner, listening
+
+    async def _drain(self, stopping: Stopping) -> bool:
+        """Lets what runs finish, within shutdown_timeout. False when a second signal cut it short."""
+        self.service.health.draining = True
+        active, timeout = self.connections.num_active, self.config.shutdown_timeout
+        if active:
+            print(
+                f"octavo: {active} requests finish first, within {timeout:.0f} s; a second signal ends at once",
+                flush=True,
+            )
+        idle = asyncio.create_task(self.connections.idle.wait())
+        now = asyncio.create_task(stopping.now.wait())
+        try:
+            await asyncio.wait((idle, now), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if now.done():
+                return False
+            if not idle.done():
+                for request in list(self.service.client.streams):
+                    self.service.client.frontend.abort(request)
+                await asyncio.wait((idle, now), timeout=ABORT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            return not now.done()
+        finally:
+            idle.cancel()
+            now.cancel()
+
+
+async def finished(task: asyncio.Task[None], stop: asyncio.Event) -> bool:
+    """Waits for `task`; raises what it raised. False, and the task cancelled, when `stop` came first."""
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if task.done():
+        task.result()
+        return True
+    if stop.is_set():
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    return False

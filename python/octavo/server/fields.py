@@ -1,0 +1,183 @@
+"""Every field of a request that octavo knows, and what it does with it. Nothing is passed over in silence.
+
+- enforced: the fields of the request's struct in protocol.py;
+- inert: accepted with any value, since none can change the output;
+- refused: a 400 that names the field, unless the value is one that asks for nothing;
+- unknown: a 400 that names the field.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from octavo.server.body import convert
+from octavo.server.errors import ApiError, printable
+from octavo.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+
+OPENAI_INERT = {
+    "metadata": "kept by OpenAI beside the answer",
+    "store": "octavo stores no answers",
+    "service_tier": "there is one tier",
+    "prompt_cache_key": "the prefix cache needs no hint",
+    "prompt_cache_retention": "the prefix cache evicts by itself",
+    "prompt_cache_options": "the prefix cache needs no hint",
+    "safety_identifier": "names the end user",
+    "user": "names the end user",
+    "prediction": "only speeds up",
+    "session_id": "routes between servers",
+    "parallel_tool_calls": "concerns tools only",
+    "truncation_side": "concerns truncate_prompt_tokens only",
+    "guided_decoding_backend": "chooses an implementation",
+    "guided_whitespace_pattern": "concerns guided_json only",
+}
+"""Field → why no value of it can change the output."""
+
+SHARED_REFUSED: Mapping[str, tuple[Any, ...]] = {
+    "response_format": ({"type": "text"},),
+    "structured_outputs": ({},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": ([],),
+    "guided_grammar": (),
+    "thinking_token_budget": (),
+    "use_beam_search": (False,),
+    "watermarking": (False,),
+    "length_penalty": (1, 1.0),
+    "spaces_between_special_tokens": (True,),
+    "truncate_prompt_tokens": (),
+    "prompt_logprobs": (),
+    "logprob_token_ids": ([],),
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "return_weight_versions": (False,),
+    "routed_experts_prompt_start": (0,),
+    "return_token_offsets": (False,),
+    "mm_payload": ("tensors",),
+    "return_mm_kwargs": (False,),
+    "kv_transfer_params": ({},),
+    "ec_transfer_params": ({},),
+    "vllm_xargs": ({},),
+    "repetition_detection": ({},),
+    "stream_interval": (1,),
+}
+"""Field → the values that ask for nothing, beside null."""
+
+CHAT_REFUSED: Mapping[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "include_reasoning": (True,),
+    "documents": ([],),
+    "media_io_kwargs": ({},),
+    "mm_processor_kwargs": ({},),
+    "modalities": (["text"],),
+    "audio": (),
+    "web_search_options": (),
+    "return_prompt_text": (False,),
+    "chat_template": (),
+}
+
+COMPLETION_REFUSED: Mapping[str, tuple[Any, ...]] = {"suffix": ("",), "prompt_embeds": ()}
+
+TOKENIZE_REFUSED: Mapping[str, tuple[Any, ...]] = {
+    name: CHAT_REFUSED[name] for name in ("tools", "chat_template", "media_io_kwargs", "mm_processor_kwargs")
+}
+
+WHY = {
+    "chat_template": "a request may not bring its own template",
+    "prompt_embeds": "a prompt is text or token ids",
+    "use_beam_search": "octavo does not search with beams yet",
+    "tools": "octavo does not call tools yet",
+    "functions": "octavo does not call tools yet",
+    "stream_interval": "octavo sends every token when it is there",
+}
+STRUCTURED = frozenset(
+    {"response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"}
+)
+
+
+@dataclass(frozen=True)
+class FieldTable:
+    """What one route does with each field. `keeps_null`: fields where null differs from leaving it out."""
+
+    enforced: frozenset[str]
+    inert: frozenset[str]
+    refused: Mapping[str, tuple[Any, ...]]
+    keeps_null: frozenset[str] = frozenset()
+
+    def check(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The enforced fields of `body` that are set. Raises ApiError 400 for a field that must not be there."""
+        kept = {}
+        for name, value in body.items():
+            if name in self.enforced:
+                if value is not None or name in self.keeps_null:
+                    kept[name] = value
+            elif name in self.refused:
+                if value is not None and not asks_nothing(value, self.refused[name]):
+                    raise ApiError(400, f"{name}: {reason(name)}.", name)
+            elif name not in self.inert:
+                raise ApiError(400, f"{printable(name)}: this field is not known here.", printable(name))
+        return kept
+
+
+def asks_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
+    """Whether `value` is one of `neutral`, where true is not 1."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral)
+
+
+def reason(name: str) -> str:
+    if name in STRUCTURED:
+        return "octavo cannot enforce a structure of the output yet"
+    return WHY.get(name, "octavo cannot do this yet, and would have to ignore it")
+
+
+def fields_of(struct: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(struct.__struct_fields__)
+
+
+INERT = frozenset(OPENAI_INERT)
+CHAT = FieldTable(
+    fields_of(ChatRequest),
+    INERT,
+    {**SHARED_REFUSED, **CHAT_REFUSED},
+    frozenset({"max_tokens", "max_completion_tokens"}),
+)
+COMPLETION = FieldTable(
+    fields_of(CompletionRequest), INERT, {**SHARED_REFUSED, **COMPLETION_REFUSED}, frozenset({"max_tokens"})
+)
+TOKENIZE = FieldTable(fields_of(TokenizeRequest), frozenset({"user"}), TOKENIZE_REFUSED)
+DETOKENIZE = FieldTable(fields_of(DetokenizeRequest), frozenset({"user"}), {})
+
+
+def check_best_of(body: dict[str, Any]) -> None:
+    """`best_of` of older clients: equal to n it asks for nothing."""
+    best_of = body.pop("best_of", None)
+    if best_of is not None and best_of != (body.get("n") or 1):
+        raise ApiError(400, "best_of: octavo returns every choice that it makes; best_of must equal n.", "best_of")
+
+
+def chat_request(body: dict[str, Any]) -> ChatRequest:
+    """Raises ApiError 400 that names the field."""
+    check_best_of(body)
+    return convert(CHAT.check(body), ChatRequest)
+
+
+def completion_request(body: dict[str, Any]) -> CompletionRequest:
+    """Raises ApiError 400 that names the field."""
+    check_best_of(body)
+    return convert(COMPLETION.check(body), CompletionRequest)
+
+
+def tokenize_request(body: dict[str, Any]) -> TokenizeRequest:
+    """Raises ApiError 400 that names the field."""
+    return convert(TOKENIZE.check(body), TokenizeRequest)
+
+
+def detokenize_request(body: dict[str, Any]) -> DetokenizeRequest:
+    """Raises ApiError 400 that names the field."""
+    return convert(DETOKENIZE.check(body), DetokenizeRequest)

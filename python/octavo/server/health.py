@@ -1,0 +1,54 @@
+"""Whether this server answers, and why not: /health and /ping say it, and new requests ask before they start.
+
+Health means progress: an engine that has work and reports nothing for `stall_timeout` seconds is not healthy.
+"""
+
+from enum import Enum
+
+from aiohttp import web
+
+from octavo.server.engine_client import EngineClient
+from octavo.server.errors import ApiError
+
+
+class EngineState(Enum):
+    STARTING = "The engine is starting."
+    SERVING = ""
+    RESTARTING = "The engine has died; it is being started again."
+    FAILED = "The engine has died too often; the server is ending."
+
+
+class Health:
+    def __init__(self, client: EngineClient, stall_timeout: float) -> None:
+        self.client = client
+        self.stall_timeout = stall_timeout
+        self.engine = EngineState.STARTING
+        self.draining = False
+
+    def refusal(self) -> str:
+        """Why a new request is not taken; empty when it is."""
+        return "The server is shutting down." if self.draining else self.engine.value
+
+    def check_serving(self) -> None:
+        """Raises ApiError 503 when a new request is not taken."""
+        if message := self.refusal():
+            raise ApiError(503, message)
+
+    def problem(self) -> str:
+        """Why this server is not healthy; empty when it is."""
+        if message := self.refusal():
+            return message
+        silent = self.client.seconds_without_report()
+        if silent > self.stall_timeout:
+            return f"The engine has requests to run but has not reported for {silent:.0f} seconds."
+        return ""
+
+
+HEALTH = web.AppKey("health", Health)
+
+
+async def get_health(request: web.Request) -> web.Response:
+    """GET /health, GET and POST /ping: 200 with an empty body, or 503 with the reason."""
+    if message := request.app[HEALTH].problem():
+        raise ApiError(503, message)
+    return web.Response()

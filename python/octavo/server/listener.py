@@ -1,0 +1,99 @@
+"""The socket that clients connect to: bound before the model loads, so that a port in use is known at once."""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+
+from octavo.config import ServerConfig
+from octavo.errors import OctavoError
+
+BACKLOG = 4096
+
+
+class ListenError(OctavoError):
+    """The address cannot be used: one line for the user."""
+
+
+class Listener:
+    """A bound socket and the address to tell people. It listens when the server is ready."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        """Raises ListenError."""
+        self.uds = config.uds
+        self.socket = bind_unix(config.uds) if config.uds is not None else bind_tcp(config.host, config.port)
+
+    @property
+    def address(self) -> str:
+        if self.uds is not None:
+            return f"unix:{self.uds}"
+        host, port = self.socket.getsockname()[:2]
+        if host == "::":
+            host = "0.0.0.0"  # noqa: S104  the familiar way to say every interface
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def close(self) -> None:
+        self.socket.close()
+        if self.uds is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.uds)
+
+
+def bind_tcp(host: str | None, port: int) -> socket.socket:
+    """`host` None or empty: every interface, by IPv6 and IPv4 where the machine has both."""
+    shown = f"{host or '0.0.0.0'}:{port}"  # noqa: S104
+    try:
+        if host:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+        else:
+            both = socket.has_dualstack_ipv6()
+            family, kind, protocol = (socket.AF_INET6 if both else socket.AF_INET), socket.SOCK_STREAM, 0
+            address = ("::" if both else "", port)
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {shown}: {error.strerror or error}") from None
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if host else 0)
+        bound.bind(address)
+        bound.setblocking(False)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ListenError(f"port {port} is in use already; choose another with --port") from None
+        raise ListenError(f"cannot listen on {shown}: {error.strerror}") from None
+    except OverflowError:
+        bound.close()
+        raise ListenError(f"{port} is no port: 0 to 65535") from None
+    return bound
+
+
+def bind_unix(path: str) -> socket.socket:
+    """Takes the place of a socket file that nobody listens on any more."""
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        remove_stale(path)
+        bound.bind(path)
+        bound.setblocking(False)
+    except OSError as error:
+        bound.close()
+        reason = "it is in use already" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+        raise ListenError(f"cannot listen on {path}: {reason}") from None
+    return bound
+
+
+def remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)

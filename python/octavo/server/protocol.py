@@ -1,0 +1,230 @@
+"""What crosses the wire as JSON: requests (the fields that octavo enforces) and answers.
+
+Which other fields a request may have stands in fields.py. An answer's field is null where vLLM's is null; only
+fields that a request has to ask for are left out (UNSET).
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+INT32 = 1 << 31
+Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Int32 = Annotated[int, Meta(ge=-INT32, le=INT32 - 1)]
+Count = Annotated[int, Meta(ge=0, le=INT32 - 1)]
+RequestId = Annotated[str, Meta(min_length=1, max_length=256)]
+
+# ---------------------------------------------------------------- requests
+
+
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields that chat and completions share."""
+
+    model: str | None = None
+    max_tokens: Count | UnsetType | None = UNSET
+    n: Int32 = 1
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Int32 | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: Int64 | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[Int64] = []
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    min_tokens: Count = 0
+    skip_special_tokens: bool = True
+    logit_bias: dict[str, float] = {}
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    echo: bool = False
+    priority: Int32 = 0
+    request_id: RequestId | None = None
+    cache_salt: Annotated[str, Meta(max_length=4096)] = ""
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
+
+
+class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
+    messages: list[dict[str, Any]]
+    max_completion_tokens: Count | UnsetType | None = UNSET
+    logprobs: bool = False
+    top_logprobs: Int32 = 0
+    add_generation_prompt: bool | UnsetType = UNSET
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    chat_template_kwargs: dict[str, Any] = {}
+
+
+class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
+    prompt: Any
+    """A string, a list of strings, token ids, or a list of lists of token ids."""
+    logprobs: Int32 | None = None
+    add_special_tokens: bool = True
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Either `prompt` or `messages`."""
+
+    model: str | None = None
+    prompt: str | UnsetType = UNSET
+    messages: list[dict[str, Any]] | UnsetType = UNSET
+    add_special_tokens: bool | UnsetType = UNSET
+    """Unset: true for a prompt, false for messages, whose template writes them."""
+    return_token_strs: bool = False
+    add_generation_prompt: bool | UnsetType = UNSET
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] = {}
+
+
+class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    tokens: list[Int64]
+    model: str | None = None
+
+
+# ---------------------------------------------------------------- answers
+
+
+class PromptTokensDetails(msgspec.Struct):
+    cached_tokens: int
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
+
+
+class TopLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(msgspec.Struct):
+    content: list[ChatLogprob]
+
+
+class CompletionLogprobs(msgspec.Struct):
+    text_offset: list[int]
+    token_logprobs: list[float]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float]]
+
+
+class ChatMessage(msgspec.Struct):
+    content: str
+    role: str = "assistant"
+    refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: list[Any] = []
+    reasoning: None = None
+    reasoning_content: None = None
+
+
+class ChatChoice(msgspec.Struct):
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: str
+    stop_reason: int | str | None
+    token_ids: list[int] | None
+
+
+class ChatResponse(msgspec.Struct):
+    id: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    object: Literal["chat.completion"] = "chat.completion"
+    service_tier: None = None
+    system_fingerprint: None = None
+    prompt_logprobs: None = None
+    prompt_token_ids: list[int] | None = None
+    kv_transfer_params: None = None
+
+
+class CompletionChoice(msgspec.Struct):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: str
+    stop_reason: int | str | None
+    token_ids: list[int] | None
+    prompt_token_ids: list[int] | None
+    prompt_logprobs: None = None
+
+
+class CompletionResponse(msgspec.Struct):
+    id: str
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    object: Literal["text_completion"] = "text_completion"
+    service_tier: None = None
+    system_fingerprint: None = None
+    kv_transfer_params: None = None
+
+
+class ModelPermission(msgspec.Struct):
+    id: str
+    created: int
+    object: Literal["model_permission"] = "model_permission"
+    allow_create_engine: bool = False
+    allow_sampling: bool = True
+    allow_logprobs: bool = True
+    allow_search_indices: bool = False
+    allow_view: bool = True
+    allow_fine_tuning: bool = False
+    organization: str = "*"
+    group: None = None
+    is_blocking: bool = False
+
+
+class ModelCard(msgspec.Struct):
+    id: str
+    created: int
+    root: str
+    max_model_len: int
+    permission: list[ModelPermission]
+    object: Literal["model"] = "model"
+    owned_by: str = "octavo"
+    parent: None = None
+
+
+class ModelList(msgspec.Struct):
+    data: list[ModelCard]
+    object: Literal["list"] = "list"
+
+
+class TokenizeResponse(msgspec.Struct):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeResponse(msgspec.Struct):
+    prompt: str

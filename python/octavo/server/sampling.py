@@ -1,0 +1,155 @@
+"""From a request's fields to `_core.Sampling`: request value > generation_config.json > default."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import UNSET
+
+from octavo._core import Sampling
+from octavo.server.errors import ApiError, printable
+from octavo.server.protocol import ChatRequest, CompletionRequest, GenerationRequest
+
+MAX_STOP_STRINGS = 64
+MAX_STOP_CHARACTERS = 4096
+COMPLETION_MAX_TOKENS = 16
+"""What a completion generates when the request does not say."""
+U64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """What a request that does not say gets; the model's generation_config.json fills it."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int | None = None
+
+    @classmethod
+    def from_generation_config(cls, config: Mapping[str, Any]) -> "SamplingDefaults":
+        """Takes the entries that octavo knows; an entry of null is none."""
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
+        return cls(**{name: config[name] for name in names if config.get(name) is not None})
+
+
+@dataclass(frozen=True)
+class Resolved:
+    sampling: Sampling
+    max_tokens: int | None
+    """None: the rest of the context."""
+    clamp: bool
+    """Whether `max_tokens` is cut to what the context leaves: the client did not choose it."""
+
+
+@dataclass(frozen=True)
+class SamplingResolver:
+    """The server's part in every request's sampling."""
+
+    defaults: SamplingDefaults
+    vocab_size: int
+    max_logprobs: int
+
+    def chat(self, request: ChatRequest) -> Resolved:
+        """Raises ApiError 400 that names the field."""
+        if request.top_logprobs and not request.logprobs:
+            raise ApiError(400, "top_logprobs: needs logprobs to be true.", "top_logprobs")
+        self.check_logprobs("top_logprobs", request.top_logprobs)
+        asked = request.max_completion_tokens
+        if asked is UNSET or asked is None:
+            asked = request.max_tokens
+        chosen = None if asked is UNSET else asked
+        max_tokens = self.defaults.max_new_tokens if chosen is None else chosen
+        logprobs = request.top_logprobs if request.logprobs else None
+        return Resolved(self.build(request, max_tokens, logprobs), max_tokens, clamp=chosen is None)
+
+    def completion(self, request: CompletionRequest) -> Resolved:
+        """As `chat`. A max_tokens of null means the rest of the context."""
+        if request.logprobs is not None:
+            self.check_logprobs("logprobs", request.logprobs)
+            if request.echo:
+                raise ApiError(400, "logprobs: with echo it needs prompt_logprobs, which octavo lacks yet.", "logprobs")
+        if request.max_tokens is UNSET:
+            max_tokens: int | None = self.defaults.max_new_tokens or COMPLETION_MAX_TOKENS
+            clamp = True
+        else:
+            max_tokens, clamp = request.max_tokens, False
+        return Resolved(self.build(request, max_tokens, request.logprobs), max_tokens, clamp)
+
+    def check_logprobs(self, name: str, value: int) -> None:
+        if not 0 <= value <= self.max_logprobs:
+            raise ApiError(400, f"{name}: must be 0 to {self.max_logprobs} (--max-logprobs), not {value}.", name)
+
+    def build(self, request: GenerationRequest, max_tokens: int | None, logprobs: int | None) -> Sampling:
+        defaults = self.defaults
+        top_k = defaults.top_k if request.top_k is None else request.top_k
+        seed = None if request.seed in (None, -1) else request.seed
+        try:
+            return Sampling(
+                n=request.n,
+                temperature=first(request.temperature, defaults.temperature),
+                top_p=first(request.top_p, defaults.top_p),
+                top_k=0 if top_k == -1 else top_k,
+                min_p=first(request.min_p, defaults.min_p),
+                presence_penalty=first(request.presence_penalty, 0.0),
+                frequency_penalty=first(request.frequency_penalty, 0.0),
+                repetition_penalty=first(request.repetition_penalty, defaults.repetition_penalty),
+                seed=None if seed is None else seed & U64,
+                max_tokens=max_tokens,
+                min_tokens=request.min_tokens,
+                ignore_eos=request.ignore_eos,
+                stop=stop_strings(request.stop),
+                stop_token_ids=self.token_ids("stop_token_ids", request.stop_token_ids),
+                include_stop_str_in_output=request.include_stop_str_in_output,
+                skip_special_tokens=request.skip_special_tokens,
+                logit_bias=self.logit_bias(request.logit_bias),
+                logprobs=logprobs,
+            )
+        except ValueError as error:
+            name = str(error).partition(":")[0]
+            raise ApiError(400, f"{error}", name if name.isidentifier() else None) from None
+        except OverflowError:
+            # A number that is no 32-bit one; the fields with such a type are checked by name in Sampling otherwise.
+            raise ApiError(400, f"{out_of_range(request)}: out of range.", out_of_range(request)) from None
+
+    def token_ids(self, name: str, token_ids: Sequence[int]) -> Sequence[int]:
+        for token_id in token_ids:
+            if not 0 <= token_id < self.vocab_size:
+                raise ApiError(400, f"{name}: {token_id} is no token id (0 to {self.vocab_size - 1}).", name)
+        return token_ids
+
+    def logit_bias(self, bias: Mapping[str, float]) -> list[tuple[int, float]]:
+        pairs: dict[int, float] = {}
+        for key, value in bias.items():
+            if not (key.isascii() and key.isdigit() and len(key) < 10):
+                raise ApiError(400, f"logit_bias: the key {printable(key, 32)!r} is no token id.", "logit_bias")
+            pairs[int(key)] = value
+        self.token_ids("logit_bias", list(pairs))
+        return sorted(pairs.items())
+
+
+def first(asked: float | None, default: float) -> float:
+    return default if asked is None else asked
+
+
+def out_of_range(request: GenerationRequest) -> str:
+    """The field with a negative number where only counts are allowed."""
+    for name in ("n", "top_k"):
+        value = getattr(request, name)
+        if value is not None and value < 0:
+            return name
+    return "request"
+
+
+def stop_strings(stop: str | list[str] | None) -> list[str]:
+    stops = [stop] if isinstance(stop, str) else list(stop or ())
+    if len(stops) > MAX_STOP_STRINGS:
+        raise ApiError(400, f"stop: at most {MAX_STOP_STRINGS} strings, not {len(stops)}.", "stop")
+    for string in stops:
+        if not string:
+            raise ApiError(400, "stop: a stop string must not be empty.", "stop")
+        if len(string) > MAX_STOP_CHARACTERS:
+            raise ApiError(400, f"stop: a stop string has at most {MAX_STOP_CHARACTERS} characters.", "stop")
+    return stops

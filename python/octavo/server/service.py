@@ -1,0 +1,55 @@
+"""What every route of one served model shares."""
+
+import time
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from octavo._core import Tokenizer
+from octavo.server.engine_client import EngineClient
+from octavo.server.errors import ApiError, printable
+from octavo.server.health import Health
+from octavo.server.logprobs import TokenTexts
+from octavo.server.metrics import Metrics
+from octavo.server.sampling import SamplingResolver
+from octavo.server.template import ChatTemplate
+
+
+@dataclass
+class Service:
+    client: EngineClient
+    health: Health
+    metrics: Metrics
+    sampling: SamplingResolver
+    tokenizer: Tokenizer | None
+    texts: TokenTexts
+    template: ChatTemplate | None
+    names: tuple[str, ...]
+    """What clients may call the model; the first is its name in answers to requests that name none."""
+    root: str
+    max_model_len: int
+    vocab_size: int
+    priorities: bool
+    """Whether the scheduler's policy looks at priorities."""
+    log_requests: bool
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def model_name(self, asked: str | None) -> str:
+        """The name to answer with. Raises ApiError 404."""
+        if asked is None:
+            return self.names[0]
+        if asked not in self.names:
+            raise ApiError(404, f"The model `{printable(asked)}` does not exist.", "model")
+        return asked
+
+    def check_priority(self, priority: int) -> None:
+        if priority and not self.priorities:
+            raise ApiError(400, "priority: needs a server with --scheduling-policy priority.", "priority")
+
+    def need_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ApiError(400, "This model has no tokenizer: send token ids to /v1/completions.")
+        return self.tokenizer
+
+
+SERVICE = web.AppKey("service", Service)

@@ -1,0 +1,142 @@
+"""Keeps an engine process running behind one `EngineClient`.
+
+    start → ready → serving → dead → (back-off) → start …
+
+After a death the open streams have failed by themselves (Frontend.drain); here the process is started again. When it
+dies too often in a row, the supervisor gives up and the server ends.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import subprocess
+import time
+from collections import deque
+
+from octavo._core import Frontend, Tokenizer
+from octavo.engine.process import EngineProcess, EngineStart
+from octavo.server.engine_client import EngineClient
+from octavo.server.health import EngineState, Health
+from octavo.server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+MAX_DEATHS = 5
+DEATH_WINDOW = 60.0
+"""This many deaths within so many seconds, and the server gives up."""
+LONGEST_BACKOFF = 8.0
+READY_POLL = 0.02
+"""Seconds between looks at the engine's ready report, while it loads."""
+TICK = 1.0
+END_SECONDS = 5.0
+"""What a drained engine gets to end by itself, before it is killed."""
+
+
+class EngineFailed(Exception):
+    """The engine cannot be kept running: one line for the user."""
+
+
+class Supervisor:
+    def __init__(
+        self, start: EngineStart, tokenizer: Tokenizer | None, metrics: Metrics, *, stall_timeout: float
+    ) -> None:
+        """Spawns the first engine. Use it on the event loop only."""
+        self.start = start
+        self.process = EngineProcess(start)
+        frontend = Frontend(
+            self.process.endpoint(),
+            tokenizer,
+            max_model_len=start.memory.max_model_len,
+            vocab_size=start.vocab_size,
+        )
+        self.client = EngineClient(frontend, metrics)
+        self.health = Health(self.client, stall_timeout)
+        self._deaths: deque[float] = deque()
+
+    async def first_ready(self) -> None:
+        """Waits for the first engine. Raises EngineFailed when it ends instead; it has said why on stderr."""
+        self.client.attach()
+        status = await self._until_ready()
+        if status is not None:
+            raise EngineFailed(f"the engine did not start: {how_it_ended(status)}")
+
+    async def keep_running(self) -> None:
+        """Starts the engine again whenever it dies. Ends only by EngineFailed, or when cancelled."""
+        tick = asyncio.create_task(self._tick())
+        try:
+            while True:
+                status = await asyncio.to_thread(self.process.wait)
+                await self._replace(status)
+        finally:
+            tick.cancel()
+
+    async def end(self, *, at_once: bool = False) -> None:
+        """Ends the engine process, whatever state it is in; afterwards none is left."""
+        if not at_once and self.process.poll() is None:
+            with contextlib.suppress(Exception):
+                self.client.frontend.drain_engine()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self.process.wait, END_SECONDS)
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.terminate()
+        self.client.detach()
+
+    async def _until_ready(self) -> int | None:
+        """None when the engine serves, or the status that it ended with."""
+        while self.client.frontend.ready is None:
+            status = self.process.poll()
+            if status is not None:
+                return status
+            await asyncio.sleep(READY_POLL)
+        self.health.engine = EngineState.SERVING
+        return None
+
+    async def _replace(self, status: int) -> None:
+        """After a death: waits a little longer each time, and starts another until one is ready."""
+        while True:
+            self.health.engine = EngineState.RESTARTING
+            self.client.dispatch()
+            now = time.monotonic()
+            self._deaths.append(now)
+            while now - self._deaths[0] > DEATH_WINDOW:
+                self._deaths.popleft()
+            count = len(self._deaths)
+            if count >= MAX_DEATHS:
+                self.health.engine = EngineState.FAILED
+                raise EngineFailed(
+                    f"the engine has died {count} times within {DEATH_WINDOW:.0f} s; last, it {how_it_ended(status)}"
+                )
+            backoff = 0.0 if count == 1 else min(2.0 ** (count - 2), LONGEST_BACKOFF)
+            logger.error("the engine %s; it is started again in %.0f s", how_it_ended(status), backoff)
+            await asyncio.sleep(backoff)
+            self.process.terminate()
+            self.process = EngineProcess(self.start)
+            self.client.reconnect(self.process.endpoint())
+            ended = await self._until_ready()
+            if ended is None:
+                logger.warning("the engine serves again, %.1f s after it died", time.monotonic() - now)
+                return
+            status = ended
+
+    async def _tick(self) -> None:
+        """Once a second: what no event of a request brings."""
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            self.client.observe(now)
+            self.client.metrics.sample_throughput(now)
+            if self.health.engine is EngineState.SERVING and not self.client.frontend.connected:
+                # It has closed its connection without ending: nothing more will come of it.
+                with contextlib.suppress(ProcessLookupError):
+                    self.process.kill()
+
+
+def how_it_ended(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
