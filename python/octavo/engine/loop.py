@@ -18,9 +18,12 @@ def turn(engine: Engine, backend: Backend, timeout: float) -> bool:
         return False
     try:
         backend.execute(plan)
-    except Exception as error:
+    except BaseException as error:
+        # An interrupted step has to leave the engine too, or its requests would wait for ever.
+        engine.fail(plan.epoch, f"the step failed: {error!r}")
+        if not isinstance(error, Exception):
+            raise
         logger.exception("step %d failed", plan.epoch)
-        engine.fail(plan.epoch, f"the model failed: {error}")
     else:
         engine.commit(plan.epoch)
     return True

@@ -117,7 +117,7 @@ impl Engine {
         };
         config.check().map_err(engine_error)?;
         let endpoint = endpoint.take()?;
-        let engine = detached(py, || octavo_core::Engine::connect(config))?.map_err(engine_error)?;
+        let engine = detached(py, || octavo_core::Engine::connect(config, endpoint))?.map_err(engine_error)?;
         let arenas = BoundArenas((0..engine.num_arenas()).map(|_| None).collect());
         Ok(Self(Mutex::new(Inner { engine, arenas })))
     }

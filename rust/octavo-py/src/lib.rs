@@ -2,17 +2,19 @@
 //!
 //! - `errors`: Rust's failures as exceptions; calls without the GIL
 //! - `buffers`: memory that Python owns, as checked slices; all `unsafe` of the crate
-//! - `text`: Tokenizer, Sampling
-//! - `endpoint`, `frontend`, `events`: the clients' side
-//! - `engine`: Engine, Plan
-//! - `kernels`: CpuKernels, PagedKvCache
+//! - `tokenizer`, `sampling`, `endpoint`, `frontend`, `events`: the clients' side
+//! - `engine`: the engine and its plans
+//! - `kernels`: what runs on the CPU
 
 mod buffers;
 mod endpoint;
 mod engine;
 mod errors;
 mod events;
+mod frontend;
 mod kernels;
+mod sampling;
+mod tokenizer;
 
 use pyo3::prelude::*;
 
@@ -25,9 +27,15 @@ mod _core {
     #[pymodule_export]
     use crate::engine::{Engine, Plan};
     #[pymodule_export]
-    use crate::events::Stats;
+    use crate::events::{Accepted, Delta, Failed, Stats, Timings, TokenLogprobs};
+    #[pymodule_export]
+    use crate::frontend::Frontend;
     #[pymodule_export]
     use crate::kernels::{CpuKernels, PagedKvCache};
+    #[pymodule_export]
+    use crate::sampling::Sampling;
+    #[pymodule_export]
+    use crate::tokenizer::Tokenizer;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

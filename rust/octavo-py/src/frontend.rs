@@ -1,0 +1,106 @@
+//! The clients' side of an engine. Its state has locks of its own; no thread of it ever waits for the GIL.
+
+use std::time::Duration;
+
+use octavo_text::{Limits, Prompt, Request};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use crate::endpoint::Endpoint;
+use crate::errors::{detached, invalid};
+use crate::events::{Stats, event_object};
+use crate::sampling::Sampling;
+use crate::tokenizer::Tokenizer;
+
+#[pyclass(frozen, module = "octavo._core")]
+pub struct Frontend(octavo_text::Frontend);
+
+#[pymethods]
+impl Frontend {
+    #[new]
+    #[pyo3(signature = (endpoint, tokenizer, *, max_model_len, vocab_size, threads = 2))]
+    fn new(
+        endpoint: &Endpoint,
+        tokenizer: Option<PyRef<'_, Tokenizer>>,
+        max_model_len: usize,
+        vocab_size: usize,
+        threads: usize,
+    ) -> PyResult<Self> {
+        let tokenizer = tokenizer.map(|tokenizer| tokenizer.0.clone());
+        let limits = Limits { max_model_len, vocab_size };
+        Ok(Self(octavo_text::Frontend::new(endpoint.take()?, tokenizer, limits, threads)?))
+    }
+
+    #[pyo3(signature = (prompt, sampling, *, add_special_tokens = true, clamp_max_tokens = false, priority = 0,
+                        cache_salt = String::new()))]
+    fn submit(
+        &self,
+        prompt: &Bound<'_, PyAny>,
+        sampling: &Sampling,
+        add_special_tokens: bool,
+        clamp_max_tokens: bool,
+        priority: i32,
+        cache_salt: String,
+    ) -> PyResult<u64> {
+        let prompt = match prompt.cast::<PyString>() {
+            Ok(text) => Prompt::Text(text.extract()?),
+            // An id that is none of 32 bits becomes one past every vocabulary, so that it is refused as all others are.
+            Err(_) => Prompt::Ids(prompt.extract::<Vec<i64>>()?.into_iter().map(token_or_none).collect()),
+        };
+        let sampling = sampling.0.clone();
+        Ok(self.0.submit(Request { prompt, sampling, add_special_tokens, clamp_max_tokens, priority, cache_salt }))
+    }
+
+    fn abort(&self, request: u64) {
+        self.0.abort(request);
+    }
+
+    fn drain(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
+        self.0.drain().into_iter().map(|event| event_object(py, event)).collect()
+    }
+
+    fn wait(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let timeout = Duration::try_from_secs_f64(timeout).map_err(|error| invalid(format!("timeout: {error}")))?;
+        detached(py, || self.0.wait(timeout))
+    }
+
+    fn fileno(&self) -> i32 {
+        self.0.fileno()
+    }
+
+    #[getter]
+    fn ready(&self) -> Option<String> {
+        self.0.ready()
+    }
+
+    #[getter]
+    fn stats(&self) -> Option<Stats> {
+        self.0.stats().map(Stats::from)
+    }
+
+    #[getter]
+    fn connected(&self) -> bool {
+        self.0.connected()
+    }
+
+    #[getter]
+    fn num_open(&self) -> usize {
+        self.0.num_open()
+    }
+
+    fn reconnect(&self, endpoint: &Endpoint) -> PyResult<()> {
+        Ok(self.0.reconnect(endpoint.take()?)?)
+    }
+
+    fn reset_prefix_cache(&self) {
+        self.0.reset_prefix_cache();
+    }
+
+    fn drain_engine(&self) {
+        self.0.drain_engine();
+    }
+}
+
+fn token_or_none(id: i64) -> u32 {
+    u32::try_from(id).unwrap_or(u32::MAX)
+}

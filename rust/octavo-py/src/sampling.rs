@@ -1,0 +1,105 @@
+//! Sampling parameters. The ranges are octavo-text's; this file widens Python's numbers so that those ranges decide.
+
+use std::sync::Arc;
+
+use octavo_text::SamplingOptions;
+use pyo3::exceptions::PyOverflowError;
+use pyo3::prelude::*;
+
+use crate::errors::invalid;
+
+#[pyclass(frozen, module = "octavo._core")]
+pub struct Sampling(pub Arc<octavo_text::Sampling>);
+
+#[pymethods]
+impl Sampling {
+    #[new]
+    #[pyo3(signature = (*, n = Integer(1), temperature = Float(1.0), top_p = Float(1.0), top_k = Integer(0),
+                        min_p = Float(0.0), presence_penalty = Float(0.0), frequency_penalty = Float(0.0),
+                        repetition_penalty = Float(1.0), seed = None, max_tokens = None, min_tokens = Integer(0),
+                        ignore_eos = false, stop = Vec::new(), stop_token_ids = Vec::new(),
+                        include_stop_str_in_output = false, skip_special_tokens = true, detokenize = true,
+                        logit_bias = Vec::new(), logprobs = None))]
+    #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
+    fn new(
+        n: Integer,
+        temperature: Float,
+        top_p: Float,
+        top_k: Integer,
+        min_p: Float,
+        presence_penalty: Float,
+        frequency_penalty: Float,
+        repetition_penalty: Float,
+        seed: Option<i128>,
+        max_tokens: Option<Integer>,
+        min_tokens: Integer,
+        ignore_eos: bool,
+        stop: Vec<String>,
+        stop_token_ids: Vec<Integer>,
+        include_stop_str_in_output: bool,
+        skip_special_tokens: bool,
+        detokenize: bool,
+        logit_bias: Vec<(Integer, Float)>,
+        logprobs: Option<Integer>,
+    ) -> PyResult<Self> {
+        let options = SamplingOptions {
+            n: n.0,
+            temperature: temperature.0,
+            top_p: top_p.0,
+            top_k: top_k.0,
+            min_p: min_p.0,
+            presence_penalty: presence_penalty.0,
+            frequency_penalty: frequency_penalty.0,
+            repetition_penalty: repetition_penalty.0,
+            seed: seed.map(seed_bits).transpose()?,
+            max_tokens: max_tokens.map(|count| count.0),
+            min_tokens: min_tokens.0,
+            ignore_eos,
+            stop,
+            stop_token_ids: stop_token_ids.into_iter().map(|token| token.0).collect(),
+            include_stop_str_in_output,
+            skip_special_tokens,
+            detokenize,
+            logit_bias: logit_bias.into_iter().map(|(token, bias)| (token.0, bias.0)).collect(),
+            logprobs: logprobs.map(|count| count.0),
+        };
+        octavo_text::Sampling::new(options).map(|sampling| Self(Arc::new(sampling))).map_err(invalid)
+    }
+}
+
+/// 64 bits, given with or without a sign.
+fn seed_bits(seed: i128) -> PyResult<i64> {
+    i64::try_from(seed)
+        .or_else(|_| u64::try_from(seed).map(u64::cast_signed))
+        .map_err(|_| invalid(format!("seed: must have at most 64 bits, got {seed}")))
+}
+
+/// A Python int; one past 64 bits becomes the nearest, which no range admits.
+struct Integer(i64);
+
+impl<'py> FromPyObject<'_, 'py> for Integer {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match object.extract::<i64>() {
+            Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
+                Ok(Self(if object.lt(0)? { i64::MIN } else { i64::MAX }))
+            }
+            result => result.map(Self),
+        }
+    }
+}
+
+/// A Python float or int; an int past all floats becomes infinite, which no range admits.
+struct Float(f64);
+
+impl<'py> FromPyObject<'_, 'py> for Float {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match object.extract::<f64>() {
+            Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => Ok(Self(f64::INFINITY)),
+            result => result.map(Self),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+"""The memory plan: exact from headers, cut where the user left it open, and an error that helps where not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from octavo.config import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, ParallelConfig, SchedulerConfig
+from octavo.engine.memory import available_memory, plan_memory, resolve_dtype
+from octavo.errors import ModelError
+from octavo.models.checkpoint import Checkpoint, open_checkpoint
+from octavo.models.source import resolve
+
+BLOCK_BYTES = 2 * 2 * 16 * 2 * 16 * 4
+"""Keys and values, 2 layers, 16 tokens, 2 heads of 16, float32."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("model")
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=100, num_key_value_heads=2, max_position_embeddings=500, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return open_checkpoint(resolve(str(folder)))
+
+
+def configured(
+    model: dict[str, Any] | None = None,
+    cache: dict[str, Any] | None = None,
+    scheduler: dict[str, Any] | None = None,
+    **others: Any,
+) -> EngineConfig:
+    return EngineConfig(
+        model=ModelConfig(model="m", **(model or {})),
+        cache=CacheConfig(**(cache or {})),
+        scheduler=SchedulerConfig(**(scheduler or {})),
+        **others,
+    )
+
+
+def test_a_small_model_gets_all_it_could_ever_use(checkpoint: Checkpoint) -> None:
+    plan = plan_memory(configured(scheduler={"max_num_seqs": 3}), checkpoint)
+    assert plan.max_model_len == 500
+    assert plan.num_blocks == 3 * 32
+    assert (plan.block_bytes, plan.kv_bytes) == (BLOCK_BYTES, 96 * BLOCK_BYTES)
+    assert plan.max_num_batched_tokens == 2048
+    stored = sum(info.nbytes for _, info in checkpoint.tensors())
+    assert plan.weights_bytes == stored
+    assert plan.device == "cpu"
+    assert "96 blocks of 16: 1,536 tokens" in plan.describe()
+
+
+def test_the_length_is_cut_to_the_cache(checkpoint: Checkpoint) -> None:
+    plan = plan_memory(configured(cache={"kv_cache_memory_bytes": 10 * BLOCK_BYTES + 1}), checkpoint)
+    assert (plan.num_blocks, plan.max_model_len) == (10, 160)
+    assert plan_memory(configured(cache={"num_gpu_blocks_override": 5}), checkpoint).max_model_len == 80
+
+
+def test_a_length_that_was_asked_for_is_not_cut(checkpoint: Checkpoint) -> None:
+    config = configured(model={"max_model_len": 200}, cache={"kv_cache_memory_bytes": 10 * BLOCK_BYTES})
+    with pytest.raises(ModelError) as error:
+        plan_memory(config, checkpoint)
+    for part in (
+        "--max-model-len 160 or less",
+        f"--kv-cache-memory-bytes {13 * BLOCK_BYTES}",
+        "--gpu-memory-utilization",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (configured(model={"max_model_len": 501}), "--max-model-len 501 is more than the 500"),
+        (configured(cache={"kv_cache_memory_bytes": 1}), "one block takes"),
+        (configured(cache={"kv_cache_memory_bytes": 1 << 60}), "do not fit the .* available"),
+        (configured(cache={"gpu_memory_utilization": 1e-6}), "before any KV cache.*--gpu-memory-utilization 1e-06"),
+        (configured(scheduler={"max_num_batched_tokens": 8}), "less than --max-num-seqs 256"),
+        (
+            configured(scheduler={"max_num_batched_tokens": 256, "enable_chunked_prefill": False}),
+            "--no-enable-chunked-prefill",
+        ),
+        (configured(device=DeviceConfig(device="cuda")), "CUDA backend is not in this version; use --device cpu"),
+        (configured(parallel=ParallelConfig(tensor_parallel_size=2)), "--tensor-parallel-size 2"),
+    ],
+)
+def test_errors_name_the_flag(config: EngineConfig, message: str, checkpoint: Checkpoint) -> None:
+    with pytest.raises(ModelError, match=message):
+        plan_memory(config, checkpoint)
+
+
+def test_whole_prompts_widen_the_step(tmp_path: Path) -> None:
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+            max_position_embeddings=5000,
+        )
+    ).save_pretrained(tmp_path)  # fmt: skip
+    wide = open_checkpoint(resolve(str(tmp_path)))
+    assert plan_memory(configured(), wide).max_num_batched_tokens == 2048
+    whole = configured(scheduler={"enable_chunked_prefill": False})
+    assert plan_memory(whole, wide).max_num_batched_tokens == 5000
+
+
+def test_dtype(checkpoint: Checkpoint) -> None:
+    assert resolve_dtype(configured(), checkpoint) == "float32"
+    assert resolve_dtype(configured(model={"dtype": "bfloat16"}), checkpoint) == "bfloat16"
+
+
+def test_available_memory_is_within_the_machine() -> None:
+    total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    assert 0 < available_memory() <= int(total.split()[1]) * 1024
