@@ -50,11 +50,12 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def running_server(
-    model: str, *words: str, uds: str | None = None, stdout: int | None = None
+    model: str, *words: str, uds: str | None = None, stdout: int | None = None, ready_within: float = float("inf")
 ) -> Iterator[ServerProcess]:
     """`octavo serve MODEL WORDS`, ready, on `uds` or a free local port; stopped when the block ends.
 
-    Raises ServerEnded. API keys in the environment are for other servers: this one has none unless `words` give one.
+    Raises ServerEnded, and TimeoutError after `ready_within` seconds. API keys in the environment are for other servers:
+    this one has none unless `words` give one.
     """
     if uds is not None:
         address, where = uds, ["--uds", uds]
