@@ -54,8 +54,8 @@ def running_server(
 ) -> Iterator[ServerProcess]:
     """`octavo serve MODEL WORDS`, ready, on `uds` or a free local port; stopped when the block ends.
 
-    Raises ServerEnded, and TimeoutError after `ready_within` seconds. API keys in the environment are for other servers:
-    this one has none unless `words` give one.
+    Raises ServerEnded, and TimeoutError after `ready_within` seconds. API keys in the environment are for other
+    servers: this one has none unless `words` give one.
     """
     if uds is not None:
         address, where = uds, ["--uds", uds]
