@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from octavo.config import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, ParallelConfig, SchedulerConfig
+from octavo.config import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo.engine.memory import available_memory, plan_memory, resolve_dtype
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint, open_checkpoint
@@ -73,7 +73,7 @@ def test_a_length_that_was_asked_for_is_not_cut(checkpoint: Checkpoint) -> None:
     ("config", "message"),
     [
         (configured(model={"max_model_len": 501}), "--max-model-len 501 is more than the 500"),
-        (configured(cache={"kv_cache_memory_bytes": 1}), "one block takes"),
+        (configured(cache={"kv_cache_memory_bytes": 1}), "less than one block"),
         (configured(cache={"kv_cache_memory_bytes": 1 << 60}), "do not fit the .* available"),
         (configured(cache={"gpu_memory_utilization": 1e-6}), "before any KV cache.*--gpu-memory-utilization 1e-06"),
         (configured(scheduler={"max_num_batched_tokens": 8}), "less than --max-num-seqs 256"),
@@ -82,7 +82,6 @@ def test_a_length_that_was_asked_for_is_not_cut(checkpoint: Checkpoint) -> None:
             "--no-enable-chunked-prefill",
         ),
         (configured(device=DeviceConfig(device="cuda")), "CUDA backend is not in this version; use --device cpu"),
-        (configured(parallel=ParallelConfig(tensor_parallel_size=2)), "--tensor-parallel-size 2"),
     ],
 )
 def test_errors_name_the_flag(config: EngineConfig, message: str, checkpoint: Checkpoint) -> None:

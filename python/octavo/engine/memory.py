@@ -145,12 +145,6 @@ def _check_device(config: EngineConfig) -> None:
         raise ModelError("running a model needs PyTorch: pip install 'octavo[torch]'")
     if config.device.device == "cuda":
         raise ModelError("--device cuda: the CUDA backend is not in this version; use --device cpu")
-    for name, size in (
-        ("--tensor-parallel-size", config.parallel.tensor_parallel_size),
-        ("--pipeline-parallel-size", config.parallel.pipeline_parallel_size),
-    ):
-        if size != 1:
-            raise ModelError(f"{name} {size}: the CPU backend runs in one process; use 1")
 
 
 def _model_length(config: EngineConfig, checkpoint: Checkpoint) -> int:
