@@ -16,7 +16,7 @@ use crate::ring::{Ring, RingReceiver, RingSender};
 use crate::socket::{self, Socket, SocketReceiver, SocketSender};
 
 /// Unread bytes that a connection queues before its peer counts as gone. A single frame always fits.
-pub const MAX_BACKLOG_BYTES: usize = 512 << 20;
+pub const MAX_BACKLOG_BYTES: usize = 256 << 20;
 
 /// Buffers that grew past this for one large frame are given back when empty.
 const KEPT_BUFFER_BYTES: usize = 1 << 20;

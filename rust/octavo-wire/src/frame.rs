@@ -16,7 +16,7 @@ use crate::message::{
 
 pub const HEADER_BYTES: usize = 12;
 /// Longer payloads are refused on both sides.
-pub const MAX_FRAME_BYTES: usize = 256 << 20;
+pub const MAX_FRAME_BYTES: usize = 128 << 20;
 
 const MAGIC: [u8; 4] = *b"OCTV";
 const VERSION: u16 = 1;
