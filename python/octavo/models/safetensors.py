@@ -79,7 +79,7 @@ class SafetensorsFile:
                 dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
             except (TypeError, KeyError, ValueError) as error:
                 raise self._damaged(f"the entry of tensor {name!r} is incomplete") from error
-            if dtype not in _NUMPY_TYPES:
+            if not isinstance(dtype, str) or dtype not in _NUMPY_TYPES:
                 raise ModelError(f"{self.path}: tensor {name!r} has the unknown element type {dtype!r}")
             if not isinstance(shape, list) or not all(_is_count(value) for value in [*shape, begin, end]):
                 raise self._damaged(f"shape or offsets of tensor {name!r} are not natural numbers")
