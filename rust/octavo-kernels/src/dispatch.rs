@@ -3,6 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(target_arch = "x86_64")]
+use crate::simd::avx2::Avx2;
+#[cfg(avx512)]
+use crate::simd::avx512::Avx512;
+use crate::simd::portable::Portable;
+use crate::simd::{Kernel, Simd};
 use crate::{KernelError, Pool};
 
 /// An instruction set with kernels of its own.
@@ -30,7 +36,8 @@ impl Isa {
     pub fn is_available(self) -> bool {
         match self {
             Isa::Avx512 => {
-                is_x86_feature_detected!("avx512f")
+                cfg!(avx512)
+                    && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
@@ -102,5 +109,23 @@ impl CpuKernels {
 
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Runs a kernel on the calling thread.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(&self, kernel: K) -> K::Output {
+        match self.isa {
+            #[cfg(avx512)]
+            Isa::Avx512 => {
+                // SAFETY: `new` saw that the machine has `self.isa`.
+                unsafe { Avx512::assume() }.call(kernel)
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                // SAFETY: `new` saw that the machine has `self.isa`.
+                unsafe { Avx2::assume() }.call(kernel)
+            }
+            _ => Portable.call(kernel),
+        }
     }
 }

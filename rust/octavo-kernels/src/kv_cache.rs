@@ -1,7 +1,15 @@
-//! The paged KV cache.
+//! The paged KV cache: where keys and values lie, and the block tables that say whose they are.
+//!
+//! Memory is `[layer][block][kv head]`, and for each of these a page: K transposed, `[head_dim][block_size]`, then V,
+//! `[block_size][padded head_dim]`. So the scores of 16 neighbouring positions are 16 lanes, the output's dimensions
+//! are lanes too, one matrix kernel does both products, and a decode step reads a page from end to end. V's rows are
+//! padded to a multiple of 16 (no padding for 64, 80, 96, 128, 256) and the padding stays zero.
 
 use std::sync::Arc;
 
+use crate::attention::Schedule;
+use crate::error::check_length;
+use crate::simd::LANES;
 use crate::{CpuKernels, KernelError};
 
 /// The element type of the cache.
@@ -10,6 +18,16 @@ pub enum KvType {
     F32,
     Bf16,
     F16,
+}
+
+impl KvType {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            KvType::F32 => 4,
+            KvType::Bf16 | KvType::F16 => 2,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +49,53 @@ pub struct KvCacheConfig {
 impl KvCacheConfig {
     /// Bytes that one block takes over all layers.
     pub fn block_bytes(&self) -> usize {
-        unimplemented!()
+        self.num_layers * self.num_kv_heads * self.page_elements() * self.dtype.bytes()
+    }
+
+    pub(crate) fn padded_head_dim(&self) -> usize {
+        self.head_dim.next_multiple_of(LANES)
+    }
+
+    /// Elements of K in a page; V begins after them.
+    pub(crate) fn key_elements(&self) -> usize {
+        self.head_dim * self.block_size
+    }
+
+    /// Elements of K and V of one kv head in one block of one layer.
+    pub(crate) fn page_elements(&self) -> usize {
+        self.key_elements() + self.padded_head_dim() * self.block_size
+    }
+
+    fn check(&self) -> Result<(), KernelError> {
+        let sizes = [
+            ("num_layers", self.num_layers),
+            ("num_blocks", self.num_blocks),
+            ("block_size", self.block_size),
+            ("num_kv_heads", self.num_kv_heads),
+            ("max_num_seqs", self.max_num_seqs),
+            ("max_blocks_per_seq", self.max_blocks_per_seq),
+        ];
+        for (name, size) in sizes {
+            // The index columns are 32 bits wide.
+            if size == 0 || i32::try_from(size).is_err() {
+                return Err(KernelError::Config(format!("{name} is {size}: it must be from 1 to 2^31 - 1")));
+            }
+        }
+        if self.head_dim == 0 || self.head_dim % 8 != 0 || self.head_dim > 256 {
+            let text = format!("head_dim is {}: it must be a multiple of 8, at most 256", self.head_dim);
+            return Err(KernelError::Config(text));
+        }
+        Ok(())
+    }
+
+    /// Bytes of the whole cache; None beyond the address space.
+    fn total_bytes(&self) -> Option<usize> {
+        let bytes = self.page_elements() as u128
+            * self.dtype.bytes() as u128
+            * self.num_layers as u128
+            * self.num_kv_heads as u128
+            * self.num_blocks as u128;
+        usize::try_from(bytes).ok().filter(|&bytes| isize::try_from(bytes).is_ok())
     }
 }
 
@@ -50,21 +114,57 @@ pub struct StepMeta<'a> {
     pub delta_row: &'a [i32],
     pub delta_column: &'a [i32],
     pub delta_block: &'a [i32],
-    /// Whole blocks, copied over all layers before the step.
+    /// Whole blocks, copied over all layers before the step, in order.
     pub copy_source: &'a [i32],
     pub copy_target: &'a [i32],
+}
+
+/// One request's part of a step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sequence {
+    pub(crate) row: usize,
+    /// Its first token in the step's columns.
+    pub(crate) query_begin: usize,
+    pub(crate) query_len: usize,
+    /// Context before the step's tokens.
+    pub(crate) context: usize,
 }
 
 /// Keys and values of every layer in blocks, and the block tables that say whose they are.
 pub struct KvCache {
     pub(crate) kernels: Arc<CpuKernels>,
     pub(crate) config: KvCacheConfig,
+    pub(crate) memory: Mapping,
+    /// [max_num_seqs, max_blocks_per_seq], every entry below num_blocks.
+    pub(crate) table: Vec<u32>,
+    pub(crate) sequences: Vec<Sequence>,
+    /// Every entry below num_blocks · block_size.
+    pub(crate) slots: Vec<usize>,
+    pub(crate) schedule: Schedule,
 }
 
 impl KvCache {
+    /// An empty cache; its memory is committed as it is first written.
+    ///
     /// Errors: `Config` for a size that is not supported, `Allocation`.
     pub fn new(kernels: Arc<CpuKernels>, config: KvCacheConfig) -> Result<Self, KernelError> {
-        Ok(Self { kernels, config })
+        config.check()?;
+        let Some(table_len) = config.max_num_seqs.checked_mul(config.max_blocks_per_seq).filter(|&len| len <= 1 << 32)
+        else {
+            let text = "max_num_seqs · max_blocks_per_seq exceeds 2^32".to_owned();
+            return Err(KernelError::Config(text));
+        };
+        let memory = Mapping::new(config.total_bytes())?;
+        let schedule = Schedule::new(kernels.threads());
+        Ok(Self {
+            kernels,
+            config,
+            memory,
+            table: vec![0; table_len],
+            sequences: Vec::with_capacity(config.max_num_seqs),
+            slots: Vec::new(),
+            schedule,
+        })
     }
 
     pub fn config(&self) -> &KvCacheConfig {
@@ -73,6 +173,136 @@ impl KvCache {
 
     /// Applies the table deltas and block copies, and keeps the metadata for `attention`. Nothing changes on an error.
     pub fn begin_step(&mut self, meta: StepMeta<'_>) -> Result<(), KernelError> {
-        unimplemented!("{meta:?}")
+        let config = &self.config;
+        check_length("delta_column", meta.delta_column.len(), meta.delta_row.len())?;
+        check_length("delta_block", meta.delta_block.len(), meta.delta_row.len())?;
+        check_length("copy_target", meta.copy_target.len(), meta.copy_source.len())?;
+        check_length("seq_len", meta.seq_len.len(), meta.row.len())?;
+        check_length("query_start", meta.query_start.len(), meta.row.len() + 1)?;
+        check_indices("delta_row", meta.delta_row, config.max_num_seqs)?;
+        check_indices("delta_column", meta.delta_column, config.max_blocks_per_seq)?;
+        check_indices("delta_block", meta.delta_block, config.num_blocks)?;
+        check_indices("copy_source", meta.copy_source, config.num_blocks)?;
+        check_indices("copy_target", meta.copy_target, config.num_blocks)?;
+        check_indices("row", meta.row, config.max_num_seqs)?;
+        check_indices("slot_mapping", meta.slot_mapping, config.num_blocks * config.block_size)?;
+        check_sequences(config, &meta)?;
+
+        for ((&row, &column), &block) in meta.delta_row.iter().zip(meta.delta_column).zip(meta.delta_block) {
+            self.table[row as usize * config.max_blocks_per_seq + column as usize] = block as u32;
+        }
+        for (&source, &target) in meta.copy_source.iter().zip(meta.copy_target) {
+            self.copy_block(source as usize, target as usize);
+        }
+        self.slots.clear();
+        self.slots.extend(meta.slot_mapping.iter().map(|&slot| slot as usize));
+        self.sequences.clear();
+        for (index, (&row, &seq_len)) in meta.row.iter().zip(meta.seq_len).enumerate() {
+            let query_begin = meta.query_start[index] as usize;
+            let query_len = meta.query_start[index + 1] as usize - query_begin;
+            let context = seq_len as usize - query_len;
+            self.sequences.push(Sequence { row: row as usize, query_begin, query_len, context });
+        }
+        self.schedule.invalidate();
+        Ok(())
+    }
+
+    fn copy_block(&mut self, source: usize, target: usize) {
+        let block_bytes = self.config.block_bytes() / self.config.num_layers;
+        let layer_bytes = block_bytes * self.config.num_blocks;
+        let memory = self.memory.bytes_mut();
+        for layer in memory.chunks_exact_mut(layer_bytes) {
+            layer.copy_within(source * block_bytes..(source + 1) * block_bytes, target * block_bytes);
+        }
+    }
+}
+
+fn check_sequences(config: &KvCacheConfig, meta: &StepMeta<'_>) -> Result<(), KernelError> {
+    let tokens = meta.slot_mapping.len() as i64;
+    let longest = config.max_blocks_per_seq as i64 * config.block_size as i64;
+    let error = |name, at, value: i32, limit| Err(KernelError::Index { name, at, value: i64::from(value), limit });
+    if meta.query_start[0] != 0 {
+        return error("query_start", 0, meta.query_start[0], 1);
+    }
+    for (index, pair) in meta.query_start.windows(2).enumerate() {
+        if pair[1] < pair[0] || i64::from(pair[1]) > tokens {
+            let text = format!(
+                "query_start[{}] is {}: it must be from query_start[{index}], {}, to the number of slots, {tokens}",
+                index + 1,
+                pair[1],
+                pair[0]
+            );
+            return Err(KernelError::Config(text));
+        }
+        let seq_len = meta.seq_len[index];
+        if i64::from(seq_len) > longest {
+            return error("seq_len", index, seq_len, longest + 1);
+        }
+        if seq_len < pair[1] - pair[0] {
+            let text = format!("seq_len[{index}] is {seq_len}, fewer than its {} tokens", pair[1] - pair[0]);
+            return Err(KernelError::Config(text));
+        }
+    }
+    let end = meta.query_start[meta.row.len()];
+    check_length("slot_mapping", meta.slot_mapping.len(), end as usize)
+}
+
+fn check_indices<T: Copy + Into<i64>>(name: &'static str, column: &[T], limit: usize) -> Result<(), KernelError> {
+    let limit = limit as i64;
+    match column.iter().position(|&value| !(0..limit).contains(&value.into())) {
+        None => Ok(()),
+        Some(at) => Err(KernelError::Index { name, at, value: column[at].into(), limit }),
+    }
+}
+
+/// Zeroed memory from the system, committed page by page when first written.
+pub(crate) struct Mapping {
+    pointer: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: plain memory, owned; references to it follow the borrows of this value.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(bytes: Option<usize>) -> Result<Self, KernelError> {
+        let Some(bytes) = bytes else {
+            let reason = "more than the address space".to_owned();
+            return Err(KernelError::Allocation { bytes: u64::MAX, reason });
+        };
+        // SAFETY: asks for new memory at an address that the system chooses.
+        let pointer = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if pointer == libc::MAP_FAILED {
+            let reason = std::io::Error::last_os_error().to_string();
+            return Err(KernelError::Allocation { bytes: bytes as u64, reason });
+        }
+        Ok(Self { pointer: pointer.cast(), bytes })
+    }
+
+    pub(crate) fn pointer(&self) -> *mut u8 {
+        self.pointer
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping is this long, initialised to zeros, and borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made, which nobody refers to any more.
+        unsafe { libc::munmap(self.pointer.cast(), self.bytes) };
     }
 }

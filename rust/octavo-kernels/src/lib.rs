@@ -4,6 +4,9 @@ pub mod dispatch;
 pub mod error;
 pub mod pool;
 
+mod matrix;
+mod simd;
+
 pub mod norm_rope;
 
 pub mod kv_cache;

@@ -1,11 +1,14 @@
 //! A fixed set of threads which enter one closure together (SPMD).
 //!
 //! `Pool::run` calls the closure once on each thread, the caller's included, and returns when all are done. Work is
-//! shared out dynamically: `for_each` hands out indices by an atomic counter, `rows` hands out disjoint rows of slices.
+//! shared out dynamically: `for_each` hands out indices by an atomic counter; `Rows` lets each thread
+//! write its own rows of a slice.
 //! Waits spin for some microseconds, since a forward pass enters the pool many times in a row, then block.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -108,8 +111,12 @@ impl Pool {
         }
     }
 
-    /// Calls `body(thread, index)` once for each index below `count`, in whatever order threads become free.
+    /// Calls `body(thread, index)` once for each index below `count`, in whatever order threads become free. A single
+    /// index runs on the calling thread.
     pub fn for_each(&self, count: usize, body: impl Fn(usize, usize) + Sync) {
+        if count == 1 {
+            return body(0, 0);
+        }
         let next = AtomicUsize::new(0);
         self.run(|thread| {
             loop {
@@ -120,6 +127,49 @@ impl Pool {
                 body(thread, index);
             }
         });
+    }
+
+    /// Shares out `0..count` in ranges of `grain`; one range runs on the calling thread and wakes nobody.
+    pub(crate) fn for_each_range(&self, count: usize, grain: usize, body: impl Fn(Range<usize>) + Sync) {
+        let grain = grain.max(1);
+        if count <= grain {
+            return body(0..count);
+        }
+        self.for_each(count.div_ceil(grain), |_, index| {
+            let begin = index * grain;
+            body(begin..count.min(begin + grain));
+        });
+    }
+}
+
+/// A slice cut into rows, which several threads write without meeting.
+pub(crate) struct Rows<'a, T> {
+    pointer: *mut T,
+    count: usize,
+    row_len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: `row` is the only access, and its callers keep the rows apart.
+unsafe impl<T: Send> Sync for Rows<'_, T> {}
+
+impl<'a, T> Rows<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T], row_len: usize) -> Self {
+        let count = slice.len().checked_div(row_len).unwrap_or(0);
+        Self { pointer: slice.as_mut_ptr(), count, row_len, slice: PhantomData }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// # Safety
+    /// Nobody else holds this row.
+    #[expect(clippy::mut_from_ref, reason = "the point of the type: disjoint rows from one shared handle")]
+    pub(crate) unsafe fn row(&self, index: usize) -> &mut [T] {
+        assert!(index < self.count);
+        // SAFETY: row `index` lies inside the slice that this value borrows mutably, and is the caller's alone.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer.add(index * self.row_len), self.row_len) }
     }
 }
 
@@ -207,6 +257,6 @@ impl Gate {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

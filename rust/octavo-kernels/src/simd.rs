@@ -1,0 +1,232 @@
+//! Sixteen floats at a time, on any instruction set.
+//!
+//! A kernel is written once, as a `Kernel` generic over `Simd`, and compiled for each instruction set: `CpuKernels::run`
+//! enters it through a function which has the set enabled, and everything below is inlined into that function. Hence
+//! `#[inline(always)]` on all of it, and no closures around vector code, as a closure is a function of its own.
+//!
+//! Every set works in the same 16 lanes (one AVX-512 register, two of AVX2) and reduces them in the same order, so
+//! AVX-512 and AVX2 give the same bits. The portable code has no fused multiply-add and differs in rounding.
+
+pub(crate) mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+
+#[cfg(avx512)]
+pub(crate) mod avx512;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// A computation that can be compiled for each instruction set.
+pub(crate) trait Kernel {
+    type Output;
+
+    /// Implementations are `#[inline(always)]`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// One instruction set. A value is the proof that the machine has it, so the arithmetic is safe to call.
+///
+/// `min` and `max` return their second argument when either is NaN, as x86 does.
+pub(crate) trait Simd: Copy {
+    type Vector: Copy;
+
+    /// Vectors that a matrix kernel can hold as accumulators beside its operands.
+    const ACCUMULATORS: usize;
+
+    /// Runs `kernel` in a function of its own that has this instruction set enabled.
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
+
+    fn splat(self, x: f32) -> Self::Vector;
+    /// # Safety
+    /// 16 floats are readable at `from`.
+    unsafe fn load(self, from: *const f32) -> Self::Vector;
+    /// # Safety
+    /// 16 floats are writable at `to`.
+    unsafe fn store(self, to: *mut f32, x: Self::Vector);
+    /// # Safety
+    /// 16 elements are readable at `from`.
+    unsafe fn load_bf16(self, from: *const half::bf16) -> Self::Vector;
+    /// # Safety
+    /// 16 elements are readable at `from`.
+    unsafe fn load_f16(self, from: *const half::f16) -> Self::Vector;
+    /// Asks for the cache line at `at`, which may be any address.
+    fn prefetch(self, at: *const u8);
+
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// a · b + c
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// To the nearest integer, ties to even.
+    fn round(self, x: Self::Vector) -> Self::Vector;
+    /// 2 to the power of an integral exponent from -126 to 128; 128 gives infinity.
+    fn power_of_two(self, exponent: Self::Vector) -> Self::Vector;
+    /// 0 where x < limit, else `value`.
+    fn zero_below(self, x: Self::Vector, limit: Self::Vector, value: Self::Vector) -> Self::Vector;
+    /// A bit for each lane, lane 0 lowest: a >= b. False for NaN.
+    fn at_least(self, a: Self::Vector, b: Self::Vector) -> u32;
+    /// A bit for each lane, lane 0 lowest: a > b. False for NaN.
+    fn greater(self, a: Self::Vector, b: Self::Vector) -> u32;
+    /// The sum of the lanes: halves onto each other, four times.
+    fn sum(self, x: Self::Vector) -> f32;
+    /// The largest lane.
+    fn largest(self, x: Self::Vector) -> f32;
+
+    /// e to the x, to 2 units in the last place; 0 below -87.3, infinity above 88.4.
+    ///
+    /// The polynomial is that of `expf` in the Cephes library.
+    #[inline(always)]
+    fn exp(self, x: Self::Vector) -> Self::Vector {
+        const LOWEST: f32 = -87.336_54;
+        const HIGHEST: f32 = 88.722_84;
+        let clamped = self.min(self.splat(HIGHEST), self.max(self.splat(LOWEST), x));
+        let exponent = self.round(self.mul(clamped, self.splat(std::f32::consts::LOG2_E)));
+        let rest = self.mul_add(exponent, self.splat(-0.693_359_4), clamped);
+        let rest = self.mul_add(exponent, self.splat(2.121_944_4e-4), rest);
+        let mut polynomial = self.splat(1.987_569_1e-4);
+        for coefficient in [1.398_199_9e-3_f32, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+            polynomial = self.mul_add(polynomial, rest, self.splat(coefficient));
+        }
+        let mantissa = self.mul_add(polynomial, self.mul(rest, rest), self.add(rest, self.splat(1.0)));
+        self.zero_below(x, self.splat(LOWEST), self.mul(mantissa, self.power_of_two(exponent)))
+    }
+
+    /// 1 / (1 + e to the -x)
+    #[inline(always)]
+    fn sigmoid(self, x: Self::Vector) -> Self::Vector {
+        let one = self.splat(1.0);
+        self.div(one, self.add(one, self.exp(self.sub(self.splat(0.0), x))))
+    }
+
+    #[inline(always)]
+    fn tanh(self, x: Self::Vector) -> Self::Vector {
+        let doubled = self.sigmoid(self.add(x, x));
+        self.sub(self.add(doubled, doubled), self.splat(1.0))
+    }
+}
+
+/// An element type that is widened to float32 when loaded.
+pub(crate) trait Element: Copy + 'static {
+    const ZERO: Self;
+
+    /// # Safety
+    /// 16 elements are readable at `from`.
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::Vector;
+
+    fn widen(self) -> f32;
+
+    /// Rounds `from` to `to`, of the same length.
+    fn round_slice(from: &[f32], to: &mut [Self]);
+}
+
+impl Element for f32 {
+    const ZERO: Self = 0.0;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::Vector {
+        // SAFETY: the caller's promise.
+        unsafe { simd.load(from) }
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    fn round_slice(from: &[f32], to: &mut [Self]) {
+        to.copy_from_slice(from);
+    }
+}
+
+impl Element for half::bf16 {
+    const ZERO: Self = half::bf16::ZERO;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::Vector {
+        // SAFETY: the caller's promise.
+        unsafe { simd.load_bf16(from) }
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    fn round_slice(from: &[f32], to: &mut [Self]) {
+        half::slice::HalfFloatSliceExt::convert_from_f32_slice(to, from);
+    }
+}
+
+impl Element for half::f16 {
+    const ZERO: Self = half::f16::ZERO;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::Vector {
+        // SAFETY: the caller's promise.
+        unsafe { simd.load_f16(from) }
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    fn round_slice(from: &[f32], to: &mut [Self]) {
+        half::slice::HalfFloatSliceExt::convert_from_f32_slice(to, from);
+    }
+}
+
+/// The first `count` < 16 floats at `from`, and zeros.
+///
+/// # Safety
+/// `count` floats are readable at `from`.
+#[inline(always)]
+pub(crate) unsafe fn load_first<S: Simd>(simd: S, from: *const f32, count: usize) -> S::Vector {
+    let mut buffer = [0.0; LANES];
+    // SAFETY: the caller's promise, and `buffer` has 16 floats.
+    unsafe {
+        std::ptr::copy_nonoverlapping(from, buffer.as_mut_ptr(), count.min(LANES));
+        simd.load(buffer.as_ptr())
+    }
+}
+
+/// Stores the first `count` < 16 lanes.
+///
+/// # Safety
+/// `count` floats are writable at `to`.
+#[inline(always)]
+pub(crate) unsafe fn store_first<S: Simd>(simd: S, to: *mut f32, x: S::Vector, count: usize) {
+    let mut buffer = [0.0; LANES];
+    // SAFETY: the caller's promise, and `buffer` has 16 floats.
+    unsafe {
+        simd.store(buffer.as_mut_ptr(), x);
+        std::ptr::copy_nonoverlapping(buffer.as_ptr(), to, count.min(LANES));
+    }
+}
+
+/// Sixteen floats of `from` at `index`, or what is left of them and zeros.
+#[inline(always)]
+pub(crate) fn load_slice<S: Simd>(simd: S, from: &[f32], index: usize) -> S::Vector {
+    let rest = &from[index..];
+    // SAFETY: `rest` has at least as many floats as are read.
+    unsafe { if rest.len() >= LANES { simd.load(rest.as_ptr()) } else { load_first(simd, rest.as_ptr(), rest.len()) } }
+}
+
+/// Stores as many lanes as `to` has room for at `index`.
+#[inline(always)]
+pub(crate) fn store_slice<S: Simd>(simd: S, to: &mut [f32], index: usize, x: S::Vector) {
+    let rest = &mut to[index..];
+    // SAFETY: `rest` has at least as many floats as are written.
+    unsafe {
+        if rest.len() >= LANES {
+            simd.store(rest.as_mut_ptr(), x);
+        } else {
+            store_first(simd, rest.as_mut_ptr(), x, rest.len());
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Plain Rust, which the compiler turns into whatever vectors the target has at least.
+
+use super::{Kernel, LANES, Simd};
+
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+type Vector = [f32; LANES];
+
+#[inline(always)]
+fn zip(a: Vector, b: Vector, operation: impl Fn(f32, f32) -> f32) -> Vector {
+    let mut result = a;
+    for lane in 0..LANES {
+        result[lane] = operation(a[lane], b[lane]);
+    }
+    result
+}
+
+#[inline(always)]
+fn fold(mut x: Vector, operation: impl Fn(f32, f32) -> f32) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            x[lane] = operation(x[lane], x[lane + half]);
+        }
+    }
+    x[0]
+}
+
+#[inline(always)]
+fn bits(a: Vector, b: Vector, holds: impl Fn(f32, f32) -> bool) -> u32 {
+    let mut mask = 0;
+    for lane in 0..LANES {
+        mask |= u32::from(holds(a[lane], b[lane])) << lane;
+    }
+    mask
+}
+
+impl Simd for Portable {
+    type Vector = Vector;
+
+    const ACCUMULATORS: usize = 3;
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Vector {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> Vector {
+        // SAFETY: the caller's promise; an unaligned read.
+        unsafe { from.cast::<Vector>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, x: Vector) {
+        // SAFETY: the caller's promise; an unaligned write.
+        unsafe { to.cast::<Vector>().write_unaligned(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const half::bf16) -> Vector {
+        // SAFETY: the caller's promise; an unaligned read.
+        let raw = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        let mut result = [0.0; LANES];
+        for lane in 0..LANES {
+            result[lane] = f32::from_bits(u32::from(raw[lane]) << 16);
+        }
+        result
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const half::f16) -> Vector {
+        // SAFETY: the caller's promise; an unaligned read. `f16` is a `u16` by representation.
+        let raw = unsafe { from.cast::<[half::f16; LANES]>().read_unaligned() };
+        let mut result = [0.0; LANES];
+        for lane in 0..LANES {
+            result[lane] = raw[lane].to_f32();
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _at: *const u8) {}
+
+    #[inline(always)]
+    fn add(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn div(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| a / b)
+    }
+
+    #[inline(always)]
+    fn min(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| if a < b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn max(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Vector, b: Vector, c: Vector) -> Vector {
+        self.add(self.mul(a, b), c)
+    }
+
+    #[inline(always)]
+    fn round(self, x: Vector) -> Vector {
+        // Adding 1.5 · 2^23 leaves no bits for a fraction; exact for the magnitudes below 2^22 that occur here.
+        const MAGIC: f32 = 12_582_912.0;
+        zip(x, x, |x, _| (x + MAGIC) - MAGIC)
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, exponent: Vector) -> Vector {
+        zip(exponent, exponent, |exponent, _| f32::from_bits(((exponent as i32 + 127) as u32) << 23))
+    }
+
+    #[inline(always)]
+    fn zero_below(self, x: Vector, limit: Vector, value: Vector) -> Vector {
+        let mut result = value;
+        for lane in 0..LANES {
+            result[lane] = if x[lane] < limit[lane] { 0.0 } else { value[lane] };
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn at_least(self, a: Vector, b: Vector) -> u32 {
+        bits(a, b, |a, b| a >= b)
+    }
+
+    #[inline(always)]
+    fn greater(self, a: Vector, b: Vector) -> u32 {
+        bits(a, b, |a, b| a > b)
+    }
+
+    #[inline(always)]
+    fn sum(self, x: Vector) -> f32 {
+        fold(x, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn largest(self, x: Vector) -> f32 {
+        fold(x, |a, b| if a > b { a } else { b })
+    }
+}
