@@ -59,7 +59,8 @@ THINKING = """{%- macro head(role) %}<|{{ role }}|>{% endmacro -%}
 {%- if message.reasoning_content is defined %}<think>{{ message.reasoning_content }}</think>{% endif %}
 {{- message.content }}<|end|>
 {%- endfor %}
-{%- if add_generation_prompt %}{{ head('assistant') }}{% if not enable_thinking | default(true) %}<think></think>{% endif %}
+{%- if add_generation_prompt %}{{ head('assistant') }}
+{%- if not enable_thinking | default(true) %}<think></think>{% endif %}
 {%- endif %}"""
 PARTS = """{%- for message in messages %}[{{ message.role }}]
 {%- if message.content is string %}{{ message.content }}{% else %}
@@ -97,7 +98,7 @@ def transformers_render() -> Callable[..., str]:
     return render
 
 
-@pytest.mark.parametrize(("name", "conversation"), itertools.product(TEMPLATES, CONVERSATIONS))
+@pytest.mark.parametrize(("name", "conversation"), list(itertools.product(TEMPLATES, CONVERSATIONS)))
 def test_text_is_that_of_transformers(transformers_render: Callable[..., str], name: str, conversation: str) -> None:
     messages, template = CONVERSATIONS[conversation], ChatTemplate(TEMPLATES[name], SPECIAL)
     modes = [{"add_generation_prompt": True}, {"add_generation_prompt": False}]
@@ -137,7 +138,7 @@ def test_continuing_ends_after_the_last_words() -> None:
     messages = [{"role": "user", "content": "Count"}, {"role": "assistant", "content": "1, 2, "}]
     options = {"add_generation_prompt": False, "continue_final_message": True}
     assert ChatTemplate(CHATML).render(messages, **options).endswith("<|im_start|>assistant\n1, 2, ")
-    assert ChatTemplate(INSTRUCT, SPECIAL).render(messages, **options).endswith("[/INST] 1, 2,")
+    assert ChatTemplate(HEADERS, SPECIAL).render(messages, **options).endswith("\n\n1, 2,")
     for content in (None, [], ""):
         changed = [messages[0], {"role": "assistant", "content": content}]
         if content == "":
