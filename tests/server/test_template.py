@@ -139,13 +139,11 @@ def test_continuing_ends_after_the_last_words() -> None:
     options = {"add_generation_prompt": False, "continue_final_message": True}
     assert ChatTemplate(CHATML).render(messages, **options).endswith("<|im_start|>assistant\n1, 2, ")
     assert ChatTemplate(HEADERS, SPECIAL).render(messages, **options).endswith("\n\n1, 2,")
-    for content in (None, [], ""):
-        changed = [messages[0], {"role": "assistant", "content": content}]
-        if content == "":
-            assert ChatTemplate(CHATML).render(changed, **options).endswith("<|im_start|>assistant\n")
-            continue
+    empty = [messages[0], {"role": "assistant", "content": ""}]
+    assert ChatTemplate(CHATML).render(empty, **options).endswith("<|im_start|>assistant\n")
+    for template, content in ((CHATML, None), (PARTS, [])):
         with pytest.raises(TemplateError, match="no text to continue"):
-            ChatTemplate(CHATML).render(changed, **options)
+            ChatTemplate(template).render([messages[0], {"role": "assistant", "content": content}], **options)
     with pytest.raises(TemplateError, match="changes or leaves out the final message"):
         ChatTemplate("{{ messages[0].content }}").render(messages, **options)
     with pytest.raises(TemplateError, match="exclude each other"):
