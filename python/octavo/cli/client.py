@@ -32,12 +32,12 @@ class Client:
 
     def healthy(self) -> bool:
         """Whether the server answers and can serve; False while nothing listens."""
-        with closing(self._connect()) as connection:
-            try:
+        try:
+            with closing(self._connect()) as connection:
                 connection.request("GET", self._path.removesuffix("/v1") + "/health")
                 return connection.getresponse().status == 200
-            except (OSError, http.client.HTTPException):
-                return False
+        except (OSError, http.client.HTTPException, OctavoError):
+            return False
 
     def first_model(self) -> str:
         with closing(self._connect()) as connection:
