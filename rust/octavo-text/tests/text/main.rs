@@ -1,0 +1,5 @@
+//! The crate from outside, in one binary: it links the tokenizers library once.
+
+mod detokenize;
+mod frontend;
+mod tokenizers;
