@@ -101,6 +101,16 @@ def test_a_tokenizer_from_elsewhere(tmp_path: Path) -> None:
     assert b"ByteLevel" in opened(own, tokenizer=gguf).tokenizer_json
 
 
+def test_a_gguf_tokenizer_that_is_not_supported_can_be_replaced(tmp_path: Path) -> None:
+    model = write_gguf(tmp_path / "m.gguf", tensors(), metadata={"tokenizer.ggml.model": "bert"})
+    with pytest.raises(ModelError, match="name another tokenizer with --tokenizer"):
+        opened(model)
+    other = resolve(str(write_folder(tmp_path / "other", config=None)), weights=False)
+    checkpoint = opened(model, tokenizer=other)
+    assert json.loads(checkpoint.tokenizer_json) == TOKENIZER_JSON
+    assert checkpoint.chat_template == "{{ messages[0].content }}"
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

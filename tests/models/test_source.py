@@ -51,6 +51,14 @@ def test_safetensors_go_before_gguf_unless_asked(tmp_path: Path) -> None:
     assert resolve(str(tmp_path), load_format="gguf").format == "gguf"
 
 
+def test_dummy_weights_and_tokenizers_need_no_weights(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", tensors())
+    assert resolve(str(tmp_path), load_format="dummy").path == path
+    write_folder(tmp_path)
+    assert resolve(str(tmp_path), load_format="dummy") == resolve(str(tmp_path), weights=False)
+    assert resolve(str(tmp_path), weights=False).format == "safetensors"
+
+
 def test_several_gguf_files_must_be_chosen_from(tmp_path: Path) -> None:
     for name in ("m-Q4_0.gguf", "m-Q8_0.gguf"):
         write_gguf(tmp_path / name, tensors())

@@ -23,7 +23,7 @@ from octavo.models.tokenizer import GGUFVocabulary
 __all__ = ["Checkpoint", "TensorInfo", "TokenizerFiles", "open_checkpoint"]
 
 _LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length")
-_UNSCALED_ROPE = ("default", "llama3", "longrope", "su", "mrope", "dynamic")
+_UNSCALED_ROPE = ("default", "llama3", "longrope", "su", "mrope")
 """Rope types whose max_position_embeddings is the extended length already, or which have no factor."""
 
 
@@ -108,67 +108,63 @@ class Checkpoint:
 
 
 def open_checkpoint(source: Source, *, tokenizer: Source | None = None) -> Checkpoint:
-    """Opens a resolved source; with `tokenizer`, its tokenizer and chat template are taken from there.
+    """Opens a resolved source. With `tokenizer` the tokenizer is taken from there, and the chat template if it has one.
 
     Raises ModelError for files that are missing, damaged or not supported.
     """
-    own = _open_gguf(source) if source.format == "gguf" else _open_folder(source)
-    if tokenizer is None:
-        return own
-    other = _tokenizer_of(tokenizer)
-    if other.chat_template is None:
-        other.chat_template = own.chat_template
-    own._tokenizer = other
-    return own
-
-
-def _open_gguf(source: Source) -> Checkpoint:
-    file = GGUFFile(source.path)
-    config = gguf_config(file)
-    return Checkpoint(
-        source,
-        config,
-        weights=GGUFWeights(file, config),
-        tokenizer=_gguf_tokenizer(file),
-        max_model_len=config["max_position_embeddings"],
-    )
-
-
-def _open_folder(source: Source) -> Checkpoint:
+    if source.format == "gguf":
+        return _open_gguf(source, tokenizer)
     config = folders.read_config(source.path)
     return Checkpoint(
         source,
         config,
         weights=SafetensorsWeights(source.files) if source.files else None,
-        tokenizer=_folder_tokenizer(source),
+        tokenizer=_tokenizer_of(tokenizer or source, default_template=folders.chat_template(source.path)),
         generation_config=folders.read_json(source.path / "generation_config.json"),
     )
 
 
-def _tokenizer_of(source: Source) -> TokenizerFiles:
-    return _gguf_tokenizer(GGUFFile(source.path)) if source.format == "gguf" else _folder_tokenizer(source)
+def _open_gguf(source: Source, tokenizer: Source | None) -> Checkpoint:
+    file = GGUFFile(source.path)
+    config = gguf_config(file)
+    own_template = _gguf_template(file)
+    return Checkpoint(
+        source,
+        config,
+        weights=GGUFWeights(file, config),
+        tokenizer=_gguf_tokenizer(file)
+        if tokenizer is None
+        else _tokenizer_of(tokenizer, default_template=own_template),
+        max_model_len=config["max_position_embeddings"],
+    )
 
 
-def _gguf_tokenizer(file: GGUFFile) -> TokenizerFiles:
+def _tokenizer_of(source: Source, default_template: str | None) -> TokenizerFiles:
+    if source.format == "gguf":
+        return _gguf_tokenizer(GGUFFile(source.path), default_template)
+    special_tokens = folders.special_tokens(source.path)
+    eos = folders.token_id(source.path, special_tokens.get("eos_token"))
+    return TokenizerFiles(
+        lambda: folders.tokenizer_json(source.path),
+        chat_template=folders.chat_template(source.path) or default_template,
+        special_tokens=special_tokens,
+        eos_token_ids=() if eos is None else (eos,),
+    )
+
+
+def _gguf_tokenizer(file: GGUFFile, default_template: str | None = None) -> TokenizerFiles:
     vocabulary = GGUFVocabulary(file.metadata, str(file.path))
-    template = file.metadata.get("tokenizer.chat_template")
     return TokenizerFiles(
         vocabulary.tokenizer_json,
-        chat_template=template if isinstance(template, str) and template else None,
+        chat_template=_gguf_template(file) or default_template,
         special_tokens=vocabulary.special_tokens,
         eos_token_ids=vocabulary.eos_token_ids,
     )
 
 
-def _folder_tokenizer(source: Source) -> TokenizerFiles:
-    special_tokens = folders.special_tokens(source.path)
-    eos = folders.token_id(source.path, special_tokens.get("eos_token"))
-    return TokenizerFiles(
-        lambda: folders.tokenizer_json(source.path),
-        chat_template=folders.chat_template(source.path),
-        special_tokens=special_tokens,
-        eos_token_ids=() if eos is None else (eos,),
-    )
+def _gguf_template(file: GGUFFile) -> str | None:
+    template = file.metadata.get("tokenizer.chat_template")
+    return template if isinstance(template, str) and template else None
 
 
 def _ids(value: object) -> tuple[int, ...]:

@@ -91,7 +91,9 @@ def _from_folder(name: str, folder: Path, load_format: LoadFormat, weights: bool
     if variant:
         ggufs = [file for file in ggufs if variant.lower() in file.name.lower()]
     has_safetensors = (folder / INDEX_NAME).is_file() or any(folder.glob("*.safetensors"))
-    if load_format == "gguf" or (load_format == "auto" and ggufs and not has_safetensors):
+    is_described = any((folder / file).is_file() for file in ("config.json", "tokenizer.json"))
+    only_gguf = bool(ggufs) and not has_safetensors and (weights or not is_described)
+    if load_format == "gguf" or (load_format != "safetensors" and only_gguf):
         return _gguf_in_folder(name, ggufs, load_format)
     if not weights:
         return Source(name, folder, "safetensors", ())
