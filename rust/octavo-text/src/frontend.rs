@@ -18,44 +18,9 @@ use octavo_wire::{
 
 use crate::choice::{Choice, aborted};
 use crate::event::{Accepted, Event, EventQueue, Failed, FailedReason};
+use crate::request::{Failure, Limits, Prompt, Request, invalid};
 use crate::sampling::Sampling;
 use crate::tokenize::Tokenizer;
-
-const MAX_SALT_BYTES: usize = 1024;
-
-/// What the model can take.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Prompt and answer together.
-    pub max_model_len: usize,
-    /// Token ids are below this.
-    pub vocab_size: usize,
-}
-
-#[derive(Clone, Debug)]
-pub enum Prompt {
-    Text(String),
-    Ids(Vec<u32>),
-}
-
-#[derive(Clone, Debug)]
-pub struct Request {
-    pub prompt: Prompt,
-    pub sampling: Arc<Sampling>,
-    /// For text: also the tokens which the tokenizer puts around it.
-    pub add_special_tokens: bool,
-    /// Cut `max_tokens` to the rest of the context instead of refusing the request.
-    pub clamp_max_tokens: bool,
-    pub priority: i32,
-    pub cache_salt: String,
-}
-
-impl Request {
-    pub fn new(prompt: Prompt, sampling: Arc<Sampling>) -> Self {
-        let cache_salt = String::new();
-        Self { prompt, sampling, add_special_tokens: true, clamp_max_tokens: false, priority: 0, cache_salt }
-    }
-}
 
 /// See the module. Dropping it closes the connection; its threads end on their own.
 pub struct Frontend {
@@ -272,14 +237,8 @@ impl State {
     }
 }
 
-type Failure = (FailedReason, Option<&'static str>, String);
-
 fn engine_died() -> Failure {
     (FailedReason::EngineDied, None, "The engine is not running.".into())
-}
-
-fn invalid(param: &'static str, message: String) -> Failure {
-    (FailedReason::Invalid, Some(param), message)
 }
 
 impl Shared {
@@ -289,42 +248,16 @@ impl Shared {
 
     /// The first look at a request: refuses what needs no tokenizing, and hands text to the tokenizer threads.
     fn take(&self, mut job: Job) {
-        if job.request.cache_salt.len() > MAX_SALT_BYTES {
-            let message = format!("cache_salt has at most {MAX_SALT_BYTES} bytes.");
-            return self.fail(job.id, invalid("cache_salt", message));
-        }
-        if self.tokenizer.is_none() && !job.request.sampling.stop.is_empty() {
-            return self.fail(job.id, invalid("stop", "Stop strings need a tokenizer, and there is none.".into()));
+        if let Err(failure) = job.request.check(&self.limits, self.tokenizer.as_deref()) {
+            return self.fail(job.id, failure);
         }
         match std::mem::replace(&mut job.request.prompt, Prompt::Ids(Vec::new())) {
             Prompt::Ids(ids) => self.admit(job, ids),
-            Prompt::Text(text) => match self.check_text(&text) {
-                Ok(()) => {
-                    job.text = text;
-                    self.jobs.push(job);
-                }
-                Err(failure) => self.fail(job.id, failure),
-            },
+            Prompt::Text(text) => {
+                job.text = text;
+                self.jobs.push(job);
+            }
         }
-    }
-
-    /// Tokenizing takes time in proportion to the text, so a text that cannot fit is refused by its length alone.
-    fn check_text(&self, text: &str) -> Result<(), Failure> {
-        let Some(tokenizer) = &self.tokenizer else {
-            return Err(invalid("prompt", "The prompt must be token ids: there is no tokenizer.".into()));
-        };
-        let limit = self.limits.max_model_len;
-        let (length, longest) = (text.len(), tokenizer.longest_token());
-        if length > limit.saturating_mul(longest) {
-            return Err(invalid(
-                "prompt",
-                format!(
-                    "This model's maximum context length is {limit} tokens. However, your prompt has {length} bytes of \
-                     text, more than that many tokens can hold. Please shorten the prompt."
-                ),
-            ));
-        }
-        Ok(())
     }
 
     /// On a tokenizer thread. A panic of the tokenizer is that request's failure only.
@@ -346,7 +279,7 @@ impl Shared {
     /// Checks a tokenized request and sends it.
     fn admit(&self, job: Job, prompt: Vec<u32>) {
         let sampling = &job.request.sampling;
-        let checked = match self.check(&job.request, &prompt) {
+        let checked = match job.request.check_prompt(&self.limits, &prompt) {
             Ok(checked) => checked,
             Err(failure) => return self.fail(job.id, failure),
         };
@@ -369,53 +302,6 @@ impl Shared {
         if let Some(Err(SendError::Frame(error))) = state.sender.as_mut().map(|sender| sender.send_command(&command)) {
             drop(state);
             self.fail(job.id, invalid("prompt", format!("The request is too large for the engine: {error}.")));
-        }
-    }
-
-    /// The engine's sampling parameters for this prompt.
-    fn check(&self, request: &Request, prompt: &[u32]) -> Result<octavo_wire::Sampling, Failure> {
-        let limit = self.limits.max_model_len;
-        let length = prompt.len();
-        let context = format!("This model's maximum context length is {limit} tokens.");
-        if length == 0 {
-            return Err(invalid("prompt", "The prompt is empty: it needs at least one token.".into()));
-        }
-        if length >= limit {
-            return Err(invalid(
-                "prompt",
-                format!(
-                    "{context} However, your prompt has {length} tokens, which leaves no room for an answer. Please \
-                     shorten the prompt."
-                ),
-            ));
-        }
-        let mut sampling = request.sampling.engine.clone();
-        self.check_ids("prompt", prompt.iter().copied())?;
-        self.check_ids("stop_token_ids", sampling.stop_token_ids.iter().copied())?;
-        self.check_ids("logit_bias", sampling.logit_bias.iter().map(|(token, _)| *token))?;
-        let rest = u32::try_from(limit - length).unwrap_or(u32::MAX);
-        sampling.max_tokens = match request.sampling.max_tokens {
-            Some(wanted) if wanted > rest && !request.clamp_max_tokens => {
-                let total = length + wanted as usize;
-                return Err(invalid(
-                    "max_tokens",
-                    format!(
-                        "{context} However, you requested {total} tokens ({length} in the prompt, {wanted} in the \
-                         completion). Please shorten the prompt or lower max_tokens."
-                    ),
-                ));
-            }
-            wanted => wanted.unwrap_or(rest).min(rest),
-        };
-        sampling.min_tokens = sampling.min_tokens.min(sampling.max_tokens);
-        Ok(sampling)
-    }
-
-    fn check_ids(&self, param: &'static str, mut ids: impl Iterator<Item = u32>) -> Result<(), Failure> {
-        let size = self.limits.vocab_size;
-        match ids.find(|id| *id as usize >= size) {
-            Some(id) => Err(invalid(param, format!("{param}: token id {id} is out of range, the model has {size}."))),
-            None => Ok(()),
         }
     }
 

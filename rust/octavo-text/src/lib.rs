@@ -1,9 +1,10 @@
 //! Text to tokens and back: tokenizer, incremental detokenizer, stop strings, and the front end which speaks frames.
 //!
-//! In the order of a request's life: `sampling` (its checked parameters) → `frontend` (its number, its way to the engine
-//! and back) → `tokenize` → … the engine … → `choice` (one of its n answers), which calls `detokenize` and `stop` →
-//! `event` (what the caller sees).
+//! In the order of a request's life: `request` and `sampling` (what is asked, checked) → `frontend` (its number, its
+//! way to the engine and back) → `tokenize` → … the engine … → `choice` (one of its n answers), which calls `detokenize`
+//! and `stop` → `event` (what the caller sees).
 
+mod request;
 mod sampling;
 
 mod frontend;
@@ -17,7 +18,8 @@ mod event;
 
 pub use detokenize::Detokenizer;
 pub use event::{Accepted, Delta, EndReason, Event, Failed, FailedReason, StopReason};
-pub use frontend::{Frontend, Limits, Prompt, Request};
+pub use frontend::Frontend;
+pub use request::{Limits, Prompt, Request};
 pub use sampling::{InvalidParam, Sampling, SamplingOptions};
 pub use stop::{StopMatcher, StopStrings};
 pub use tokenize::{Tokenizer, TokenizerError};
