@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Mutex;
 
+use crate::sample::Scratch;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::avx2::Avx2;
 #[cfg(avx512)]
@@ -88,6 +90,8 @@ impl FromStr for Isa {
 pub struct CpuKernels {
     pub(crate) pool: Pool,
     isa: Isa,
+    /// One a thread.
+    pub(crate) sample_scratch: Vec<Mutex<Scratch>>,
 }
 
 impl CpuKernels {
@@ -100,7 +104,8 @@ impl CpuKernels {
         if !isa.is_available() {
             return Err(KernelError::MissingIsa(isa));
         }
-        Ok(Self { pool: Pool::new(threads), isa })
+        let sample_scratch = (0..threads).map(|_| Mutex::default()).collect();
+        Ok(Self { pool: Pool::new(threads), isa, sample_scratch })
     }
 
     pub fn isa(&self) -> Isa {

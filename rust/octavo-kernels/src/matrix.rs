@@ -56,6 +56,7 @@ impl<E: Element> Product<E> {
     }
 
     /// R rows by N strips, accumulated in registers.
+    #[expect(clippy::needless_range_loop, reason = "constant bounds on arrays that become registers")]
     #[inline(always)]
     fn tile<S: Simd, const R: usize, const N: usize>(&self, simd: S, row: usize, strip: usize) {
         let mut sums = [[simd.splat(0.0); N]; R];

@@ -1,4 +1,5 @@
 //! AVX-512: one register a vector.
+#![expect(clippy::incompatible_msrv, reason = "build.rs leaves this file out where the compiler lacks the intrinsics")]
 
 use std::arch::x86_64::*;
 

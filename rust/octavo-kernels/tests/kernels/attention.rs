@@ -1,8 +1,6 @@
 //! Attention against its definition in float64, and to the bit against itself in other batches and chunks.
 
-mod common;
-
-use common::{Player, Random, Request, Shape, all_kernels, largest_difference, reference};
+use crate::common::{Player, Random, Request, Shape, all_kernels, largest_difference, reference};
 use octavo_kernels::{AttentionOptions, KvType};
 use proptest::prelude::*;
 

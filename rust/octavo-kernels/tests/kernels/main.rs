@@ -1,0 +1,9 @@
+//! The kernels against plain definitions in float64, on every instruction set that the machine has.
+
+mod common;
+
+mod attention;
+mod kv_cache;
+mod norm_rope;
+mod pool;
+mod sample;

@@ -1,0 +1,93 @@
+//! The pool under stress: every index once, panics handed on, joined on drop.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use octavo_kernels::Pool;
+
+#[test]
+fn run_enters_each_thread_once() {
+    for threads in 1..6 {
+        let pool = Pool::new(threads);
+        for _ in 0..500 {
+            let entered: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
+            pool.run(|thread| {
+                entered[thread].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(entered.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+        }
+    }
+}
+
+#[test]
+fn for_each_gives_each_index_once() {
+    let pool = Pool::new(3);
+    for count in [0, 1, 2, 3, 100, 1000] {
+        let given: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+        pool.for_each(count, |_, index| {
+            given[index].fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(given.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+    }
+}
+
+#[test]
+fn callers_on_several_threads_take_turns() {
+    let pool = Arc::new(Pool::new(3));
+    let total = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..300 {
+                    pool.for_each(7, |_, index| {
+                        total.fetch_add(index, Ordering::Relaxed);
+                    });
+                }
+            });
+        }
+    });
+    assert_eq!(total.load(Ordering::Relaxed), 4 * 300 * 21);
+}
+
+#[test]
+fn a_panic_reaches_the_caller_and_the_pool_stays_usable() {
+    let pool = Pool::new(3);
+    for culprit in 0..3 {
+        let left = AtomicUsize::new(0);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(|thread| {
+                if thread == culprit {
+                    panic!("thread {thread} fails");
+                }
+                left.fetch_add(1, Ordering::Relaxed);
+            });
+        }));
+        let message = result.expect_err("the panic").downcast::<String>().expect("its message");
+        assert_eq!(*message, format!("thread {culprit} fails"));
+        assert_eq!(left.load(Ordering::Relaxed), 2, "the others have finished");
+        pool.run(|_| {});
+    }
+}
+
+#[test]
+fn entering_a_pool_from_a_job_is_a_panic_and_no_deadlock() {
+    let pool = Pool::new(2);
+    let result = catch_unwind(AssertUnwindSafe(|| pool.run(|_| pool.run(|_| {}))));
+    assert!(result.is_err());
+    pool.run(|_| {});
+}
+
+#[test]
+fn sleeping_workers_wake() {
+    let pool = Pool::new(4);
+    for _ in 0..20 {
+        // Longer than the spin, so that the workers have gone to sleep.
+        std::thread::park_timeout(std::time::Duration::from_millis(1));
+        let count = AtomicUsize::new(0);
+        pool.run(|_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.load(Ordering::Relaxed), 4);
+    }
+}
