@@ -6,9 +6,27 @@ length are checked at each call, or once when bound.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, final
+from typing import Any, Literal, Self, final
 
 __version__: str
+
+__all__ = [
+    "Accepted",
+    "CpuKernels",
+    "Delta",
+    "Endpoint",
+    "Engine",
+    "Failed",
+    "Frontend",
+    "PagedKvCache",
+    "Plan",
+    "Sampling",
+    "Stats",
+    "Timings",
+    "TokenLogprobs",
+    "Tokenizer",
+    "__version__",
+]
 
 # ---------------------------------------------------------------- text
 
@@ -39,8 +57,8 @@ class Sampling:
     Raises ValueError("<name>: <reason>") for a value out of range or not finite.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         n: int = 1,
         temperature: float = 1.0,
@@ -54,14 +72,14 @@ class Sampling:
         max_tokens: int | None = None,
         min_tokens: int = 0,
         ignore_eos: bool = False,
-        stop: Sequence[str] = (),
-        stop_token_ids: Sequence[int] = (),
+        stop: Sequence[str] = ...,
+        stop_token_ids: Sequence[int] = ...,
         include_stop_str_in_output: bool = False,
         skip_special_tokens: bool = True,
         detokenize: bool = True,
-        logit_bias: Sequence[tuple[int, float]] = (),
+        logit_bias: Sequence[tuple[int, float]] = ...,
         logprobs: int | None = None,
-    ) -> None: ...
+    ) -> Self: ...
 
 # ---------------------------------------------------------------- between processes
 
@@ -163,15 +181,15 @@ class Frontend:
     Not bound to an event loop: `fileno()` becomes readable when `drain()` has something to return.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         endpoint: Endpoint,
         tokenizer: Tokenizer | None,
         *,
         max_model_len: int,
         vocab_size: int,
         threads: int = 2,
-    ) -> None:
+    ) -> Self:
         """Without a tokenizer prompts must be token ids, and text stays empty."""
     def submit(
         self,
@@ -181,7 +199,7 @@ class Frontend:
         add_special_tokens: bool = True,
         clamp_max_tokens: bool = False,
         priority: int = 0,
-        cache_salt: str = "",
+        cache_salt: str = ...,
     ) -> int:
         """Returns the request's number at once; every outcome, errors included, arrives as an event.
 
@@ -234,8 +252,8 @@ class Plan:
 class Engine:
     """The life of every request: queue, scheduler, prefix cache, blocks. One step is plan, run, commit."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         endpoint: Endpoint,
         *,
         num_blocks: int,
@@ -252,7 +270,7 @@ class Engine:
         long_prefill_token_threshold: int = 0,
         max_logprobs: int = 20,
         seed: int = 0,
-    ) -> None:
+    ) -> Self:
         """Raises ValueError for limits which contradict each other."""
     def arena_layout(self) -> list[tuple[str, Literal["int32", "int64", "float32"], int, int]]:
         """(column, element type, byte offset, number of elements) of one arena.
@@ -297,7 +315,7 @@ class Engine:
 class CpuKernels:
     """Kernels on one thread pool. Floats are float32; the KV cache has its own element type."""
 
-    def __init__(self, threads: int, isa: Literal["auto", "portable", "avx2", "avx512"] = "auto") -> None:
+    def __new__(cls, threads: int, isa: Literal["auto", "portable", "avx2", "avx512"] = "auto") -> Self:
         """ValueError when this machine lacks `isa`."""
     @staticmethod
     def available() -> list[str]:
@@ -329,8 +347,8 @@ class CpuKernels:
 class PagedKvCache:
     """Keys and values of every layer in blocks, and the attention over them, on the CPU."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         kernels: CpuKernels,
         *,
         num_layers: int,
@@ -341,7 +359,7 @@ class PagedKvCache:
         max_num_seqs: int,
         max_blocks_per_seq: int,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    ) -> None:
+    ) -> Self:
         """Raises MemoryError when the blocks cannot be allocated."""
     @staticmethod
     def block_bytes(*, num_layers: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: str) -> int:

@@ -36,6 +36,9 @@ __all__ = ["LLM", "TextPrompt", "TokensPrompt"]
 
 Message = Mapping[str, Any]
 
+Progress = bool | Callable[..., Any]
+"""Whether to show a bar, or what makes one in place of tqdm."""
+
 T = TypeVar("T")
 
 UNBOUNDED_QUEUE = 2**31 - 1
@@ -155,7 +158,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        use_tqdm: bool | Callable[..., tqdm[Any]] = True,
+        use_tqdm: Progress = True,
         lora_request: None = None,
         priority: Sequence[int] | None = None,
         tokenization_kwargs: None = None,
@@ -174,7 +177,7 @@ class LLM:
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
-        use_tqdm: bool | Callable[..., tqdm[Any]] = True,
+        use_tqdm: Progress = True,
         *,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
@@ -247,7 +250,7 @@ class LLM:
         inputs: list[Input],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         priority: Sequence[int] | None,
-        use_tqdm: bool | Callable[..., tqdm[Any]],
+        use_tqdm: Progress,
         *,
         add_special_tokens: bool,
     ) -> list[RequestOutput]:

@@ -66,6 +66,8 @@ class Pair:
         while True:
             self.events += self.frontend.drain()
             if done(self) if done is not None else self.frontend.num_open == 0 and self.idle():
+                # The last event came before the request stopped being open, but perhaps after the drain above.
+                self.events += self.frontend.drain()
                 return self.events[first:]
             assert time.monotonic() < deadline, f"still open: {self.frontend.num_open}, events: {self.events[first:]}"
             if not turn(self.engine, self.backend, timeout=0.0):

@@ -103,9 +103,13 @@ def test_a_signal_of_the_terminal_does_not_end_it(process: EngineProcess) -> Non
     assert isinstance(wait_for(frontend, ended)[-1], Delta)
 
 
-def test_terminate_ends_it(process: EngineProcess) -> None:
+def test_terminate_ends_it_with_requests_running(process: EngineProcess) -> None:
+    frontend = connect(process)
+    frontend.submit([1, 2], greedy(None))
+    wait_for(frontend, bool)
     process.terminate()
-    assert process.wait(DEADLINE) != 0
+    assert process.wait(DEADLINE) == 1
+    assert wait_for(frontend, lambda events: frontend.num_open == 0) is not None
 
 
 def test_after_kill_9_every_open_request_fails_and_a_new_engine_takes_over(process: EngineProcess) -> None:

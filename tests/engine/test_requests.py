@@ -83,19 +83,24 @@ def test_a_stop_token_is_named(pair: Pair) -> None:
     assert (last.finish_reason, last.stop_reason) == ("stop", TOKEN)
 
 
-@pytest.mark.parametrize(("include", "text"), [(False, "xyx"), (True, "xyxyxy")])
+@pytest.mark.parametrize(("include", "text"), [(False, "x"), (True, "xyxy")])
 def test_a_stop_string_over_token_edges_cuts_the_text(pair: Pair, include: bool, text: str) -> None:
     request = pair.frontend.submit("a", greedy(50, stop=["yxy"], include_stop_str_in_output=include))
     pair.run()
     last = pair.last(request)
     assert isinstance(last, Delta)
     assert (last.finish_reason, last.stop_reason) == ("stop", "yxy")
-    assert pair.text(request) == (text if include else "x")
+    assert pair.text(request) == text
 
 
-def test_an_abort_ends_every_choice(pair: Pair) -> None:
-    request = pair.frontend.submit("a", greedy(None, n=3))
-    pair.run(lambda p: len(p.tokens(request, 2)) >= 3)
+LONG = {"max_model_len": 200_000, "num_blocks": 150_000}
+"""So long that an abort, which goes to the engine beside its loop, always comes before the end."""
+
+
+def test_an_abort_ends_every_choice(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair(**LONG)
+    request = pair.frontend.submit([2], greedy(None, n=3))
+    pair.run(lambda p: any(event.index == 2 for event in p.of(request) if isinstance(event, Delta)))
     pair.frontend.abort(request)
     pair.run()
     ends = [event for event in pair.of(request) if isinstance(event, Delta) and event.finish_reason]
@@ -104,18 +109,19 @@ def test_an_abort_ends_every_choice(pair: Pair) -> None:
 
 
 def test_an_abort_of_a_request_that_waits_or_is_unknown(make_pair: Callable[..., Pair]) -> None:
-    pair = make_pair(max_num_seqs=1)
-    running = pair.frontend.submit([2], greedy(20))
+    pair = make_pair(max_num_seqs=1, **LONG)
+    running = pair.frontend.submit([2], greedy(None))
     waiting = pair.frontend.submit([3], greedy(20))
     pair.run(lambda p: len(p.tokens(running)) >= 2)
     pair.frontend.abort(waiting)
     pair.frontend.abort(1 << 40)
-    pair.run()
+    pair.run(lambda p: any(isinstance(event, Delta) for event in p.of(waiting)))
     last = pair.last(waiting)
     assert isinstance(last, Delta)
     assert last.finish_reason == "abort"
     assert pair.tokens(waiting) == []
-    assert pair.tokens(running) == [TOKEN] * 20
+    pair.frontend.abort(running)
+    pair.run()
 
 
 def test_a_full_queue_refuses_and_the_others_are_served(make_pair: Callable[..., Pair]) -> None:

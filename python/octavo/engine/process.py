@@ -211,9 +211,10 @@ def _build_backend(start: EngineStart) -> Backend:
         # The middle of a vocabulary holds ordinary text, its ends hold control tokens.
         middle = start.vocab_size // 2
         return NullBackend(next(token for token in range(middle, middle + 64) if token not in start.eos_token_ids))
+    checkpoint = _open(start.config)
     from octavo.engine.executor.torch import TorchExecutor  # torch takes seconds, and only the engine may import it
 
-    return TorchExecutor(start, _open(start.config))
+    return TorchExecutor(start, checkpoint)
 
 
 def _read_line(stdin: int) -> bytes:

@@ -125,7 +125,10 @@ impl Engine {
     fn arena_layout(&self, py: Python<'_>) -> PyResult<Vec<(&'static str, &'static str, usize, usize)>> {
         self.call(py, |inner| {
             let columns = &inner.engine.arena_layout().columns;
-            Ok(columns.iter().map(|column| (column.name, numpy_name(column.element), column.offset, column.len)).collect())
+            Ok(columns
+                .iter()
+                .map(|column| (column.name, numpy_name(column.element), column.offset, column.len))
+                .collect())
         })
     }
 
@@ -150,7 +153,9 @@ impl Engine {
         self.call(py, move |inner| {
             let expected = inner.engine.arena_layout().bytes;
             if size != expected || misplaced {
-                return Err(invalid(format!("buffer: an arena is {expected} bytes at a multiple of 64, not {size} bytes")));
+                return Err(invalid(format!(
+                    "buffer: an arena is {expected} bytes at a multiple of 64, not {size} bytes"
+                )));
             }
             match inner.arenas.0.get_mut(index) {
                 Some(place @ None) => {

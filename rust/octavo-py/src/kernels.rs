@@ -77,7 +77,8 @@ impl CpuKernels {
         eps: f32,
     ) -> PyResult<()> {
         let mut access = Access::default();
-        let (weight, mut residual) = (access.read::<f32>("weight", weight)?, access.write::<f32>("residual", residual)?);
+        let (weight, mut residual) =
+            (access.read::<f32>("weight", weight)?, access.write::<f32>("residual", residual)?);
         let (weight, residual) = (weight.slice(), residual.slice());
         if same_memory(x, out)? {
             let mut out = access.write::<f32>("out", out)?;
@@ -99,7 +100,8 @@ impl CpuKernels {
     ) -> PyResult<()> {
         let rotary_dim = last_dimension("cos_sin", cos_sin)?;
         let mut access = Access::default();
-        let (positions, cos_sin) = (access.read::<i32>("positions", positions)?, access.read::<f32>("cos_sin", cos_sin)?);
+        let (positions, cos_sin) =
+            (access.read::<i32>("positions", positions)?, access.read::<f32>("cos_sin", cos_sin)?);
         let mut x = access.write::<f32>("x", x)?;
         let (x, positions, cos_sin) = (x.slice(), positions.slice(), cos_sin.slice());
         detached(py, || self.0.rope(x, positions, cos_sin, rotary_dim, head_dim))?.map_err(kernel_error)

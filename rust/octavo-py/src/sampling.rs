@@ -14,25 +14,25 @@ pub struct Sampling(pub Arc<octavo_text::Sampling>);
 #[pymethods]
 impl Sampling {
     #[new]
-    #[pyo3(signature = (*, n = Integer(1), temperature = Float(1.0), top_p = Float(1.0), top_k = Integer(0),
-                        min_p = Float(0.0), presence_penalty = Float(0.0), frequency_penalty = Float(0.0),
-                        repetition_penalty = Float(1.0), seed = None, max_tokens = None, min_tokens = Integer(0),
+    #[pyo3(signature = (*, n = 1, temperature = 1.0, top_p = 1.0, top_k = 0,
+                        min_p = 0.0, presence_penalty = 0.0, frequency_penalty = 0.0,
+                        repetition_penalty = 1.0, seed = None, max_tokens = None, min_tokens = 0,
                         ignore_eos = false, stop = Vec::new(), stop_token_ids = Vec::new(),
                         include_stop_str_in_output = false, skip_special_tokens = true, detokenize = true,
                         logit_bias = Vec::new(), logprobs = None))]
     #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
     fn new(
-        n: Integer,
-        temperature: Float,
-        top_p: Float,
-        top_k: Integer,
-        min_p: Float,
-        presence_penalty: Float,
-        frequency_penalty: Float,
-        repetition_penalty: Float,
+        #[pyo3(from_py_with = integer)] n: i64,
+        #[pyo3(from_py_with = float)] temperature: f64,
+        #[pyo3(from_py_with = float)] top_p: f64,
+        #[pyo3(from_py_with = integer)] top_k: i64,
+        #[pyo3(from_py_with = float)] min_p: f64,
+        #[pyo3(from_py_with = float)] presence_penalty: f64,
+        #[pyo3(from_py_with = float)] frequency_penalty: f64,
+        #[pyo3(from_py_with = float)] repetition_penalty: f64,
         seed: Option<i128>,
         max_tokens: Option<Integer>,
-        min_tokens: Integer,
+        #[pyo3(from_py_with = integer)] min_tokens: i64,
         ignore_eos: bool,
         stop: Vec<String>,
         stop_token_ids: Vec<Integer>,
@@ -43,17 +43,17 @@ impl Sampling {
         logprobs: Option<Integer>,
     ) -> PyResult<Self> {
         let options = SamplingOptions {
-            n: n.0,
-            temperature: temperature.0,
-            top_p: top_p.0,
-            top_k: top_k.0,
-            min_p: min_p.0,
-            presence_penalty: presence_penalty.0,
-            frequency_penalty: frequency_penalty.0,
-            repetition_penalty: repetition_penalty.0,
+            n,
+            temperature,
+            top_p,
+            top_k,
+            min_p,
+            presence_penalty,
+            frequency_penalty,
+            repetition_penalty,
             seed: seed.map(seed_bits).transpose()?,
             max_tokens: max_tokens.map(|count| count.0),
-            min_tokens: min_tokens.0,
+            min_tokens,
             ignore_eos,
             stop,
             stop_token_ids: stop_token_ids.into_iter().map(|token| token.0).collect(),
@@ -72,6 +72,14 @@ fn seed_bits(seed: i128) -> PyResult<i64> {
     i64::try_from(seed)
         .or_else(|_| u64::try_from(seed).map(u64::cast_signed))
         .map_err(|_| invalid(format!("seed: must have at most 64 bits, got {seed}")))
+}
+
+fn integer(object: &Bound<'_, PyAny>) -> PyResult<i64> {
+    object.extract::<Integer>().map(|value| value.0)
+}
+
+fn float(object: &Bound<'_, PyAny>) -> PyResult<f64> {
+    object.extract::<Float>().map(|value| value.0)
 }
 
 /// A Python int; one past 64 bits becomes the nearest, which no range admits.
