@@ -2,7 +2,8 @@
 
 Calls marked *releases the GIL* may run beside other Python threads. Arguments called `buffer` are
 C-contiguous objects of the buffer protocol (NumPy arrays, `torch.Tensor.numpy()`); element type and
-length are checked at each call, or once when bound.
+length are checked at each call, or once when bound. A buffer that is written may not overlap another one of the same
+call, and no other thread may touch the buffers of a call while it runs. A panic inside is a RuntimeError.
 """
 
 from collections.abc import Sequence
@@ -43,7 +44,10 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`. Releases the GIL."""
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Text of `token_ids`; bytes that form no character become U+FFFD. ValueError for an unknown id. Releases the GIL."""
+        """Text of `token_ids`; bytes that form no character become U+FFFD. ValueError for an unknown id.
+
+        Releases the GIL.
+        """
     def token(self, token_id: int) -> str | None:
         """The token as the vocabulary spells it."""
     def token_id(self, token: str) -> int | None: ...
@@ -210,7 +214,10 @@ class Frontend:
     def abort(self, request: int) -> None:
         """Ends a request; its choices end with finish_reason "abort". Unknown or ended ids are ignored."""
     def drain(self) -> list[Accepted | Delta | Failed]:
-        """The events since the last call, in order, never blocking. After the engine's death: one Failed("engine_died") for each open request."""
+        """The events since the last call, in order, never blocking.
+
+        After the engine's death: one Failed("engine_died") for each open request.
+        """
     def wait(self, timeout: float) -> bool:
         """Blocks until `drain()` has something, at most `timeout` seconds. Releases the GIL."""
     def fileno(self) -> int: ...
@@ -296,9 +303,15 @@ class Engine:
     def ready(self, info: str) -> None:
         """Tells the front end that the engine serves."""
     def plan(self, timeout: float) -> Plan | None:
-        """Drains arrivals and aborts, schedules, fills an arena. Waits at most `timeout` seconds for work; None when there was none. Releases the GIL."""
+        """Drains arrivals and aborts, schedules, fills an arena.
+
+        Waits at most `timeout` seconds for work; None when there was none. Releases the GIL.
+        """
     def commit(self, epoch: int) -> None:
-        """Takes the output columns of that step: appends, ends, hashes, frees, and sends one frame. ValueError for a stale epoch. Releases the GIL."""
+        """Takes the output columns of that step: appends, ends, hashes, frees, and sends one frame.
+
+        ValueError for a stale epoch. Releases the GIL.
+        """
     def fail(self, epoch: int, message: str) -> None:
         """The step could not run: its requests fail with `message`, the others go on."""
     @property
@@ -325,9 +338,12 @@ class CpuKernels:
     @property
     def threads(self) -> int: ...
     def rms_norm(self, x: Any, weight: Any, out: Any, eps: float) -> None:
-        """out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight; f32, rows of len(weight). `out` may be `x`. Releases the GIL."""
+        """out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight; f32, rows of len(weight). `out` may be `x`.
+
+        Releases the GIL.
+        """
     def add_rms_norm(self, x: Any, residual: Any, weight: Any, out: Any, eps: float) -> None:
-        """residual += x, then out = rms_norm(residual). Releases the GIL."""
+        """residual += x, then out = rms_norm(residual). `out` may be `x`. Releases the GIL."""
     def rope(self, x: Any, positions: Any, cos_sin: Any, head_dim: int) -> None:
         """Rotates the halves of each head of x f32[T, heads * head_dim] in place (Llama's layout).
 
@@ -340,7 +356,8 @@ class CpuKernels:
         """Chooses one token for each sample of the step, into the arena's output columns.
 
         logits f32[num_samples, vocab_size], overwritten. Penalties, bias, temperature, top-k, top-p, min-p; seeds
-        make a request's choice independent of the batch. Log-probabilities are those of the raw logits. Releases the GIL.
+        make a request's choice independent of the batch. Log-probabilities are those of the raw logits. A sample that
+        no token is possible for becomes -1. Releases the GIL.
         """
 
 @final
@@ -379,8 +396,8 @@ class PagedKvCache:
     ) -> None:
         """Applies the table deltas and block copies, and keeps the step's metadata for `attention`.
 
-        Lengths give the counts: row[n], query_start[n + 1], seq_len[n], slot_mapping[t]. ValueError for an index out of range.
-        Releases the GIL.
+        Lengths give the counts: row[n], query_start[n + 1], seq_len[n], slot_mapping[t]. ValueError for an index out
+        of range. Releases the GIL.
         """
     def attention(
         self,
@@ -396,5 +413,6 @@ class PagedKvCache:
     ) -> None:
         """Writes key and value into the cache, then causal attention of every query over its request's cached context.
 
-        query, out f32[T, num_heads * head_dim]; key, value f32[T, num_kv_heads * head_dim]. sliding_window 0: all. Releases the GIL.
+        query, out f32[T, num_heads * head_dim]; key, value f32[T, num_kv_heads * head_dim]. sliding_window 0: all.
+        Releases the GIL.
         """
