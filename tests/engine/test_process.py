@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import msgspec
 import pytest
-from conftest import DEADLINE, greedy
+from null_pair import DEADLINE, greedy
 
 from octavo._core import Accepted, Delta, Failed, Frontend
 from octavo.config import EngineConfig, ModelConfig, SchedulerConfig

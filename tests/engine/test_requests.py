@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import EOS, TOKEN, Pair, greedy, word_tokenizer
+from null_pair import EOS, TOKEN, Pair, greedy, word_tokenizer
 
 from octavo._core import Accepted, Delta, Failed, Sampling
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TOKEN, Pair, greedy
+from null_pair import TOKEN, Pair, greedy
 
 from octavo._core import Endpoint, Engine, Failed
 from octavo.backends.base import aligned_bytes
