@@ -192,36 +192,30 @@ pub fn round_to(dtype: KvType, x: f32) -> f64 {
 /// Attention by its definition, in float64.
 pub fn reference(shape: &Shape, request: &Request) -> Vec<f64> {
     let Shape { num_kv_heads, group, head_dim, options, .. } = *shape;
-    let mut out = Vec::with_capacity(request.len * shape.query_len());
-    for position in 0..request.len {
+    let rounded = |column: &[f32]| -> Vec<f64> { column.iter().map(|&x| round_to(shape.dtype, x)).collect() };
+    let (key, value) = (rounded(&request.key), rounded(&request.value));
+    let mut out = vec![0.0; request.query.len()];
+    for (index, (query, out)) in request.query.chunks(head_dim).zip(out.chunks_mut(head_dim)).enumerate() {
+        let (position, head) = (index / (num_kv_heads * group), index % (num_kv_heads * group));
         let first = match options.sliding_window {
             0 => 0,
             window => (position + 1).saturating_sub(window),
         };
-        for head in 0..num_kv_heads * group {
-            let query = &request.query[(position * num_kv_heads * group + head) * head_dim..][..head_dim];
-            let kv = |column: &[f32], at: usize| -> Vec<f64> {
-                let from = (at * num_kv_heads + head / group) * head_dim;
-                column[from..][..head_dim].iter().map(|&x| round_to(shape.dtype, x)).collect()
-            };
-            let scores: Vec<f64> = (first..=position)
-                .map(|at| {
-                    let dot: f64 = kv(&request.key, at).iter().zip(query).map(|(k, &q)| k * f64::from(q)).sum();
-                    let score = dot * f64::from(options.scale);
-                    let cap = f64::from(options.softcap);
-                    if cap > 0.0 { cap * (score / cap).tanh() } else { score }
-                })
-                .collect();
-            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
-            let sum: f64 = weights.iter().sum();
-            let mut result = vec![0.0; head_dim];
-            for (at, weight) in (first..=position).zip(&weights) {
-                for (result, v) in result.iter_mut().zip(kv(&request.value, at)) {
-                    *result += weight / sum * v;
-                }
-            }
-            out.extend(result);
+        let page = |at: usize| {
+            (at * num_kv_heads + head / group) * head_dim..(at * num_kv_heads + head / group + 1) * head_dim
+        };
+        let scores: Vec<f64> = (first..=position)
+            .map(|at| {
+                let dot: f64 = key[page(at)].iter().zip(query).map(|(k, &q)| k * f64::from(q)).sum();
+                let (score, cap) = (dot * f64::from(options.scale), f64::from(options.softcap));
+                if cap > 0.0 { cap * (score / cap).tanh() } else { score }
+            })
+            .collect();
+        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
+        for (at, score) in (first..=position).zip(&scores) {
+            let weight = (score - largest).exp() / sum;
+            out.iter_mut().zip(&value[page(at)]).for_each(|(out, v)| *out += weight * v);
         }
     }
     out

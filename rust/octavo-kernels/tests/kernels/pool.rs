@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use octavo_kernels::Pool;
 
@@ -82,8 +83,9 @@ fn entering_a_pool_from_a_job_is_a_panic_and_no_deadlock() {
 fn sleeping_workers_wake() {
     let pool = Pool::new(4);
     for _ in 0..20 {
-        // Longer than the spin, so that the workers have gone to sleep.
-        std::thread::park_timeout(std::time::Duration::from_millis(1));
+        // Busy for longer than the spin, so that the workers have gone to sleep.
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(1) {}
         let count = AtomicUsize::new(0);
         pool.run(|_| {
             count.fetch_add(1, Ordering::Relaxed);
