@@ -34,8 +34,6 @@ pub(crate) struct BlockPool {
     num_free: u32,
     /// Empty slots of held blocks.
     num_wasted: u32,
-    /// Sources of the copies of the step that is being planned: not to be used again in it.
-    pinned: Vec<BlockId>,
 }
 
 impl BlockPool {
@@ -50,7 +48,6 @@ impl BlockPool {
             previous: [anchor].into_iter().chain(0..anchor).collect(),
             num_free: num_blocks,
             num_wasted: 0,
-            pinned: Vec::new(),
         }
     }
 
@@ -68,11 +65,9 @@ impl BlockPool {
         self.references[block as usize] == 0
     }
 
-    /// Whether a write to the block would be seen by another table. A pin of the step being planned is no reader:
-    /// the copies come before the writes.
+    /// Whether a write to the block would be seen by another table.
     pub fn is_shared(&self, block: BlockId) -> bool {
-        let references = self.references[block as usize];
-        references > 1 && references > 1 + self.pinned.iter().filter(|&&pinned| pinned == block).count() as u32
+        self.references[block as usize] > 1
     }
 
     /// Appends an empty block; false when none is free.
@@ -100,20 +95,13 @@ impl BlockPool {
         BlockTable(table.0.clone())
     }
 
-    /// Gives the table an empty block of its own in place of a shared one; the contents are to be copied from the
-    /// first to the second, which the step does. `None` when no block is free.
+    /// Gives the table an empty block of its own in place of a shared one. The step is to copy the contents from the
+    /// first block returned to the second. `None` when no block is free.
     pub fn copy_on_write(&mut self, table: &mut BlockTable, column: usize) -> Option<(BlockId, BlockId)> {
         let target = self.take()?;
         let source = std::mem::replace(&mut table.0[column], target);
-        self.pinned.push(source);
+        self.release_block(source);
         Some((source, target))
-    }
-
-    /// The step is planned: its copies happen before any that is planned later.
-    pub fn unpin(&mut self) {
-        while let Some(block) = self.pinned.pop() {
-            self.release_block(block);
-        }
     }
 
     /// `block` holds `count` tokens now.
@@ -181,7 +169,6 @@ impl BlockPool {
         self.prefix.check()?;
         let mut references = vec![0; self.references.len()];
         tables.flat_map(|table| &table.0).for_each(|&block| references[block as usize] += 1);
-        self.pinned.iter().for_each(|&block| references[block as usize] += 1);
         if let Some(block) = (0..references.len()).find(|&block| references[block] != self.references[block]) {
             return Err(format!(
                 "block {block} is held {} times and counted {}",

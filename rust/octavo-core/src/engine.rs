@@ -337,6 +337,7 @@ impl Engine {
             num_registered: 0,
             content: Some(Content::ROOT),
             in_flight: false,
+            pending: None,
             ending: Ending::None,
             first_token: 0.0,
             num_preemptions: 0,

@@ -80,6 +80,8 @@ pub(crate) struct Sequence {
     pub content: Option<Content>,
     /// Part of a step that is not committed.
     pub in_flight: bool,
+    /// The block that this step computes for it, when others could use it too.
+    pub pending: Option<BlockHash>,
     pub ending: Ending,
     pub first_token: f64,
     pub num_preemptions: u32,

@@ -5,6 +5,9 @@
 //! 3. `admit`: waiting sequences, in the order of their turns, while rows and blocks last.
 //! 4. `top_up`: tokens that the shares left over go to those who miss some, first come first.
 //!
+//! Tokens that another sequence is computing in a step that is not committed are not computed twice: who needs them waits
+//! for that step, and then takes them from the prefix cache.
+//!
 //! A share is half of what is left while others want some too: the first in turn is never slower than half speed,
 //! and a long prompt never stops those behind it. A sequence which finds no free block preempts the one whose turn is
 //! last; only one whose turn is later than its own, so that the first in turn always goes on and nobody starves. A
@@ -12,7 +15,7 @@
 
 use crate::blocks::{BlockId, BlockPool};
 use crate::config::EngineConfig;
-use crate::hash::BlockHasher;
+use crate::hash::{BlockHash, BlockHasher};
 use crate::plan::{Entry, Step};
 use crate::prefix::{Content, Place};
 use crate::queue::Waiting;
@@ -44,6 +47,8 @@ pub(crate) struct Scheduler {
     // Scratch of one step.
     behind: Vec<SequenceKey>,
     found: Vec<(BlockId, Content)>,
+    /// The next block of each sequence that is catching up in a step.
+    pending: Vec<BlockHash>,
 }
 
 impl Scheduler {
@@ -66,6 +71,7 @@ impl Scheduler {
             pressed: false,
             behind: Vec::new(),
             found: Vec::new(),
+            pending: Vec::new(),
         }
     }
 
@@ -84,11 +90,11 @@ impl Scheduler {
             self.admit(requests, step, now);
         }
         self.top_up(requests, step, num_ready);
-        self.pool.unpin();
     }
 
     fn run_ready(&mut self, requests: &mut Requests, step: &mut Step) {
         self.behind.clear();
+        self.pending.clear();
         let mut index = 0;
         // Preemption shortens the list behind the index, never before it.
         while let Some(&key) = self.running.get(index) {
@@ -99,6 +105,8 @@ impl Scheduler {
                 } else {
                     self.behind.push(key);
                 }
+            } else {
+                self.pending.extend(sequence.pending);
             }
             index += 1;
         }
@@ -113,11 +121,14 @@ impl Scheduler {
                 continue;
             }
             self.adopt_prefix(requests, key);
+            if self.is_pending(requests, key) {
+                continue;
+            }
             let others = index + 1 < self.behind.len() || !self.waiting.is_empty();
             let sequence = &requests.sequences[key];
             let count = self.share(sequence.num_computed, sequence.num_missing(), left, others);
-            if count > 0 {
-                self.run(requests, step, key, count);
+            if count > 0 && self.run(requests, step, key, count) {
+                self.announce(requests, key);
             }
         }
     }
@@ -149,7 +160,9 @@ impl Scheduler {
             }
             self.waiting.remove(turn);
             self.start(requests, key, now);
-            self.run(requests, step, key, count);
+            if !self.is_pending(requests, key) && self.run(requests, step, key, count) {
+                self.announce(requests, key);
+            }
             *reserved += length.div_ceil(self.block_size) - requests.sequences[key].table.len() as u32;
         }
     }
@@ -208,23 +221,31 @@ impl Scheduler {
 
     /// Adds `count` tokens of a running sequence to the step; false when there is no place for them.
     fn run(&mut self, requests: &mut Requests, step: &mut Step, key: SequenceKey, count: u32) -> bool {
-        let sequence = &requests.sequences[key];
-        let (start, end) = (sequence.num_computed, sequence.num_computed + count);
-        let column = (start / self.block_size) as usize;
-        let num_columns = sequence.table.len();
-        let num_new = (end.div_ceil(self.block_size) as usize).saturating_sub(num_columns);
-        let shared = column < num_columns && self.pool.is_shared(sequence.table.blocks()[column]);
-        let num_deltas = num_columns + num_new - sequence.num_synced as usize + usize::from(shared);
-        if step.num_deltas + num_deltas > self.max_deltas {
-            self.pressed = true;
-            return false;
-        }
-        let num_blocks = num_new as u32 + u32::from(shared);
-        if self.pool.num_free() < num_blocks && !self.make_room(requests, sequence.turn, num_blocks) {
-            return false;
-        }
+        let (start, end, column, num_new, shared) = loop {
+            let sequence = &requests.sequences[key];
+            let (start, end) = (sequence.num_computed, sequence.num_computed + count);
+            let column = (start / self.block_size) as usize;
+            let num_columns = sequence.table.len();
+            let num_new = (end.div_ceil(self.block_size) as usize).saturating_sub(num_columns);
+            let shared = column < num_columns && self.pool.is_shared(sequence.table.blocks()[column]);
+            let num_deltas = num_columns + num_new - sequence.num_synced as usize + usize::from(shared);
+            if step.num_deltas + num_deltas > self.max_deltas {
+                self.pressed = true;
+                return false;
+            }
+            if self.pool.num_free() >= num_new as u32 + u32::from(shared) {
+                step.num_deltas += num_deltas;
+                break (start, end, column, num_new, shared);
+            }
+            // To preempt may free a block, or end the sharing.
+            if !self.preempt_after(requests, sequence.turn) {
+                return false;
+            }
+        };
         let sequence = &mut requests.sequences[key];
         if shared {
+            // No step copies from and to one block: only the choices of one request share a block that is not full,
+            // and a block that preemption takes from the last of them is taken again after all of them had their turn.
             let copy = self.pool.copy_on_write(&mut sequence.table, column).expect("there is room");
             step.copies.push(copy);
             if (column as u32) < sequence.num_synced {
@@ -233,35 +254,26 @@ impl Scheduler {
         }
         (0..num_new).for_each(|_| assert!(self.pool.grow(&mut sequence.table)));
         sequence.in_flight = true;
+        sequence.pending = None;
         let num_samples = if end == sequence.len() { sequence.num_choices } else { 0 };
         step.entries.push(Entry { key, start, count, num_samples });
         step.num_tokens += count;
-        step.num_deltas += num_deltas;
         true
     }
 
-    /// Preempts sequences with later turns until `num_blocks` are free.
-    fn make_room(&mut self, requests: &mut Requests, turn: Turn, num_blocks: u32) -> bool {
+    /// Preempts the last sequence in turn which is in no step; false when there is none after `turn`.
+    fn preempt_after(&mut self, requests: &mut Requests, turn: Turn) -> bool {
         self.pressed = true;
-        let mut index = self.running.len();
-        while self.pool.num_free() < num_blocks {
-            index = match index.checked_sub(1) {
-                Some(index) => index,
-                None => return false,
-            };
-            let key = self.running[index];
-            let sequence = &mut requests.sequences[key];
-            if sequence.turn <= turn {
-                return false;
-            }
-            if !sequence.in_flight {
-                self.running.remove(index);
-                self.vacate(sequence);
-                sequence.num_preemptions += 1;
-                self.counters.num_preemptions += 1;
-                self.waiting.push(sequence.turn, key);
-            }
-        }
+        let victim = self.running.iter().rposition(|&key| !requests.sequences[key].in_flight);
+        let Some(index) = victim.filter(|&index| requests.sequences[self.running[index]].turn > turn) else {
+            return false;
+        };
+        let key = self.running.remove(index);
+        let sequence = &mut requests.sequences[key];
+        self.vacate(sequence);
+        sequence.num_preemptions += 1;
+        self.counters.num_preemptions += 1;
+        self.waiting.push(sequence.turn, key);
         true
     }
 
@@ -345,6 +357,29 @@ impl Scheduler {
             self.find_prefix(requests, key);
             self.adopt_found(requests, key);
         }
+    }
+
+    /// Hash of the first block that a sequence could still take from the prefix cache.
+    fn next_hash(&mut self, requests: &mut Requests, key: SequenceKey) -> Option<BlockHash> {
+        let sequence = &mut requests.sequences[key];
+        let index = sequence.num_registered;
+        if !self.caching || sequence.content.is_none() || index >= (sequence.len() - 1) / self.block_size {
+            return None;
+        }
+        let root = requests.requests[sequence.request].root;
+        Some(sequence.hash_block(index as usize, self.block_size as usize, root, &mut self.hasher).0)
+    }
+
+    /// Whether a step that is not committed computes the next block of a sequence, as part of another.
+    fn is_pending(&mut self, requests: &mut Requests, key: SequenceKey) -> bool {
+        !self.pending.is_empty() && self.next_hash(requests, key).is_some_and(|hash| self.pending.contains(&hash))
+    }
+
+    /// Says which block a sequence is computing.
+    fn announce(&mut self, requests: &mut Requests, key: SequenceKey) {
+        let hash = self.next_hash(requests, key);
+        requests.sequences[key].pending = hash;
+        self.pending.extend(hash);
     }
 
     /// Finds the cached blocks that continue a sequence. At least one token is left to compute, for its logits.
