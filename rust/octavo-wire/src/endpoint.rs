@@ -10,8 +10,8 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use crate::frame::{FrameError, Message, StepFrame, decode, encode_command, encode_report, frame_length};
-use crate::message::{Command, Report, Stats};
+use crate::frame::{FrameError, Message, decode, encode_command, encode_report, frame_length};
+use crate::message::{Command, Report};
 use crate::ring::{Ring, RingReceiver, RingSender};
 use crate::socket::{self, Socket, SocketReceiver, SocketSender};
 
@@ -106,15 +106,6 @@ impl Sender {
 
     pub fn send_report(&mut self, report: &Report) -> Result<(), SendError> {
         self.send_encoded(|scratch| encode_report(report, scratch))
-    }
-
-    /// Sends a `Report::Step` whose outputs `fill` writes straight into the frame, without building a `StepOutput`.
-    pub fn send_step(&mut self, stats: &Stats, fill: impl FnOnce(&mut StepFrame<'_>)) -> Result<(), SendError> {
-        self.send_encoded(|scratch| {
-            let mut frame = StepFrame::begin(scratch, stats);
-            fill(&mut frame);
-            frame.end()
-        })
     }
 
     fn send_encoded(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<(), FrameError>) -> Result<(), SendError> {

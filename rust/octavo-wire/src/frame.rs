@@ -10,8 +10,8 @@
 
 use crate::bytes::{Reader, Writer};
 use crate::message::{
-    ChoiceOutput, Command, FailReason, Finish, FinishReason, Report, RequestId, Sampling, Stats, StepOutput,
-    Submission, Timings, TokenLogprobs,
+    ChoiceOutput, Command, FailReason, Finish, FinishReason, Report, Sampling, Stats, StepOutput, Submission, Timings,
+    TokenLogprobs,
 };
 
 pub const HEADER_BYTES: usize = 12;
@@ -133,14 +133,8 @@ pub fn encode_command(command: &Command, buffer: &mut Vec<u8>) -> Result<(), Fra
 /// Appends the frame of `report`; fails as [`encode_command`] does.
 pub fn encode_report(report: &Report, buffer: &mut Vec<u8>) -> Result<(), FrameError> {
     let kind = match report {
-        Report::Step(step) => {
-            let mut frame = StepFrame::begin(buffer, &step.stats);
-            for output in &step.outputs {
-                frame.push_output(output);
-            }
-            return frame.end();
-        }
         Report::Ready { .. } => READY,
+        Report::Step(_) => STEP,
         Report::Failed { .. } => FAILED,
         Report::Idle(_) => IDLE,
     };
@@ -148,104 +142,19 @@ pub fn encode_report(report: &Report, buffer: &mut Vec<u8>) -> Result<(), FrameE
     let mut writer = Writer { buffer };
     match report {
         Report::Ready { info } => writer.text(info),
+        Report::Step(step) => {
+            write_stats(&mut writer, &step.stats);
+            writer.count(step.outputs.len());
+            step.outputs.iter().for_each(|output| write_output(&mut writer, output));
+        }
         Report::Failed { request, reason, message } => {
             writer.u64(*request);
             writer.u8(fail_code(*reason));
             writer.text(message);
         }
         Report::Idle(stats) => write_stats(&mut writer, stats),
-        Report::Step(_) => {}
     }
     end(buffer, start)
-}
-
-/// The frame of one step, written row by row without an allocation a row.
-pub struct StepFrame<'a> {
-    buffer: &'a mut Vec<u8>,
-    start: usize,
-    count_at: usize,
-    count: u32,
-}
-
-impl<'a> StepFrame<'a> {
-    pub fn begin(buffer: &'a mut Vec<u8>, stats: &Stats) -> Self {
-        let start = begin(buffer, STEP);
-        write_stats(&mut Writer { buffer }, stats);
-        let count_at = buffer.len();
-        buffer.extend_from_slice(&[0; 4]);
-        Self { buffer, start, count_at, count: 0 }
-    }
-
-    pub fn push_output(&mut self, output: &ChoiceOutput) {
-        self.push(
-            output.request,
-            output.choice,
-            &output.tokens,
-            &output.logprobs,
-            output.num_cached_tokens,
-            output.finish.as_ref(),
-        );
-    }
-
-    /// One choice's new tokens; the arguments are the fields of [`ChoiceOutput`].
-    #[inline]
-    pub fn push(
-        &mut self,
-        request: RequestId,
-        choice: u32,
-        tokens: &[u32],
-        logprobs: &[TokenLogprobs],
-        num_cached_tokens: u32,
-        finish: Option<&Finish>,
-    ) {
-        self.count += 1;
-        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-        let flags = flag(choice != 0, HAS_CHOICE)
-            | flag(num_cached_tokens != 0, HAS_CACHED)
-            | flag(!logprobs.is_empty(), HAS_LOGPROBS)
-            | flag(finish.is_some(), HAS_FINISH)
-            | flag(tokens.len() != 1, HAS_COUNT);
-        if let (0, [token]) = (flags & !HAS_CACHED, tokens) {
-            let mut row = [0; ROW_MIN_BYTES + 4];
-            row[0] = flags;
-            row[1..9].copy_from_slice(&request.to_le_bytes());
-            row[9..13].copy_from_slice(&token.to_le_bytes());
-            row[13..17].copy_from_slice(&num_cached_tokens.to_le_bytes());
-            let length = if flags == 0 { ROW_MIN_BYTES } else { ROW_MIN_BYTES + 4 };
-            self.buffer.extend_from_slice(&row[..length]);
-            return;
-        }
-        let mut writer = Writer { buffer: self.buffer };
-        writer.u8(flags);
-        writer.u64(request);
-        match tokens {
-            [token] => writer.u32(*token),
-            tokens => writer.u32s(tokens),
-        }
-        if flags & HAS_CACHED != 0 {
-            writer.u32(num_cached_tokens);
-        }
-        if flags & HAS_CHOICE != 0 {
-            writer.u32(choice);
-        }
-        if flags & HAS_LOGPROBS != 0 {
-            writer.count(logprobs.len());
-            for entry in logprobs {
-                writer.f32(entry.logprob);
-                writer.u32(entry.rank);
-                writer.pairs(&entry.top);
-            }
-        }
-        if let Some(finish) = finish {
-            write_finish(&mut writer, finish);
-        }
-    }
-
-    /// Completes the frame; fails as [`encode_command`] does.
-    pub fn end(self) -> Result<(), FrameError> {
-        self.buffer[self.count_at..self.count_at + 4].copy_from_slice(&self.count.to_le_bytes());
-        end(self.buffer, self.start)
-    }
 }
 
 /// Reads one whole frame: header and payload, exactly.
@@ -341,6 +250,38 @@ fn read_sampling(reader: &mut Reader) -> Result<Sampling, FrameError> {
         logit_bias: reader.pairs()?,
         logprobs: if reader.bool()? { Some(reader.u32()?) } else { None },
     })
+}
+
+fn write_output(writer: &mut Writer, output: &ChoiceOutput) {
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    let flags = flag(output.choice != 0, HAS_CHOICE)
+        | flag(output.num_cached_tokens != 0, HAS_CACHED)
+        | flag(!output.logprobs.is_empty(), HAS_LOGPROBS)
+        | flag(output.finish.is_some(), HAS_FINISH)
+        | flag(output.tokens.len() != 1, HAS_COUNT);
+    writer.u8(flags);
+    writer.u64(output.request);
+    match output.tokens.as_slice() {
+        [token] => writer.u32(*token),
+        tokens => writer.u32s(tokens),
+    }
+    if output.num_cached_tokens != 0 {
+        writer.u32(output.num_cached_tokens);
+    }
+    if output.choice != 0 {
+        writer.u32(output.choice);
+    }
+    if !output.logprobs.is_empty() {
+        writer.count(output.logprobs.len());
+        for entry in &output.logprobs {
+            writer.f32(entry.logprob);
+            writer.u32(entry.rank);
+            writer.pairs(&entry.top);
+        }
+    }
+    if let Some(finish) = &output.finish {
+        write_finish(writer, finish);
+    }
 }
 
 fn read_step(reader: &mut Reader) -> Result<StepOutput, FrameError> {

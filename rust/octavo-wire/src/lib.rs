@@ -14,6 +14,6 @@ mod socket;
 
 pub use endpoint::{Endpoint, MAX_BACKLOG_BYTES, Receiver, RecvError, SendError, Sender};
 pub use frame::{
-    FrameError, HEADER_BYTES, MAX_FRAME_BYTES, Message, StepFrame, decode, encode_command, encode_report, frame_length,
+    FrameError, HEADER_BYTES, MAX_FRAME_BYTES, Message, decode, encode_command, encode_report, frame_length,
 };
 pub use message::*;
