@@ -89,11 +89,14 @@ fn view<T: Element>(name: &str, object: &Bound<'_, PyAny>) -> PyResult<(PyBuffer
     Ok((buffer, memory))
 }
 
-/// Whether both are one and the same piece of memory: an operation in place.
-pub fn same_memory(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// Whether both are one and the same piece of memory: an operation in place. False for what is no buffer, which
+/// `Access` then refuses by name.
+pub fn same_memory(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> bool {
     if one.is(other) {
-        return Ok(true);
+        return true;
     }
-    let (one, other) = (PyUntypedBuffer::get(one)?, PyUntypedBuffer::get(other)?);
-    Ok(one.buf_ptr() == other.buf_ptr() && one.len_bytes() == other.len_bytes() && one.len_bytes() > 0)
+    match (PyUntypedBuffer::get(one), PyUntypedBuffer::get(other)) {
+        (Ok(one), Ok(other)) => one.buf_ptr() == other.buf_ptr() && one.len_bytes() == other.len_bytes(),
+        _ => false,
+    }
 }

@@ -57,7 +57,7 @@ impl CpuKernels {
         let mut access = Access::default();
         let weight = access.read::<f32>("weight", weight)?;
         let weight = weight.slice();
-        if same_memory(x, out)? {
+        if same_memory(x, out) {
             let mut out = access.write::<f32>("out", out)?;
             let out = out.slice();
             return detached(py, || self.0.rms_norm_in_place(out, weight, eps))?.map_err(kernel_error);
@@ -80,7 +80,7 @@ impl CpuKernels {
         let (weight, mut residual) =
             (access.read::<f32>("weight", weight)?, access.write::<f32>("residual", residual)?);
         let (weight, residual) = (weight.slice(), residual.slice());
-        if same_memory(x, out)? {
+        if same_memory(x, out) {
             let mut out = access.write::<f32>("out", out)?;
             let out = out.slice();
             return detached(py, || self.0.add_rms_norm_in_place(out, residual, weight, eps))?.map_err(kernel_error);
