@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from conftest import Client, ServerProcess, connect
+from server_process import Client, ServerProcess, connect
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 

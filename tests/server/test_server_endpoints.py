@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import MODEL, Client
+from server_process import MODEL, Client
 
 MESSAGES = [{"role": "user", "content": "Hello there"}]
 

@@ -9,6 +9,7 @@ handler ends, leaving `with client.open()` aborts what still runs.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +20,8 @@ from octavo.server.metrics import Metrics
 Event = Accepted | Delta | Failed
 
 MAX_PENDING_EVENTS = 16_384
-"""Events kept for a client that does not read, about 5 MB; then its request is aborted."""
+STUCK_SECONDS = 1.0
+"""A client that has read nothing for so long, with so many events waiting (some 5 MB), has its request aborted."""
 
 
 class SlowReader(ConnectionResetError):
@@ -33,6 +35,8 @@ class Stream:
         self._client = client
         self._events: list[Event] = []
         self._waiter: asyncio.Future[None] | None = None
+        self.writing_since = inf
+        """When the write began that waits for the client to read."""
         self._overflowed = False
         self.on_overflow: Callable[[], None] | None = None
         """Called when the client's events pile up: its handler is then stuck in a write."""
@@ -71,9 +75,9 @@ class Stream:
         """No event will follow, and none is left."""
         return not self.open_choices and not self._events
 
-    def push(self, event: Event) -> bool:
+    def push(self, event: Event, now: float) -> bool:
         """Keeps an event; True when it is the last of its request."""
-        if len(self._events) >= MAX_PENDING_EVENTS:
+        if len(self._events) >= MAX_PENDING_EVENTS and now - self.writing_since > STUCK_SECONDS:
             self._overflowed = True
             self._events.clear()
             self.abort()
@@ -174,7 +178,7 @@ class EngineClient:
                 continue
             if isinstance(event, Delta):
                 metrics.saw_delta(event, stream.arrival, stream.last_tokens, now)
-            if stream.push(event):
+            if stream.push(event, now):
                 streams.pop(request, None)
             touched[id(stream)] = stream
         for stream in touched.values():

@@ -79,8 +79,11 @@ class Metrics(Collector):
         last = last_tokens.get(choice)
         if last is not None:
             self.inter_token_latency.observe((now - last) / delta.num_tokens, delta.num_tokens)
-        elif delta.index == 0:
-            self.time_to_first_token.observe(now - arrival)
+        else:
+            if delta.index == 0:
+                self.time_to_first_token.observe(now - arrival)
+            if delta.num_tokens > 1:  # these came together
+                self.inter_token_latency.observe(0.0, delta.num_tokens - 1)
         last_tokens[choice] = now
 
     def saw_finish(self, reason: str, timings: Timings | None, prompt_tokens: int, generated: int) -> None:

@@ -6,8 +6,10 @@ errors become `data: {"error": …}`. A client that does not read is aborted whe
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from aiohttp import web
@@ -97,7 +99,9 @@ async def send(request: web.Request, answer: Answer, chunks: ChunkEncoder, form:
             if answer.stream.done:
                 break
             if out:
+                answer.stream.writing_since = time.monotonic()
                 await response.write(b"".join(out))
+                answer.stream.writing_since = inf
                 out.clear()
             events = await answer.stream.next()
         if form.options.include_usage:

@@ -1,5 +1,7 @@
 //! What a caller hears of its requests, and the queue in which it waits.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -39,6 +41,23 @@ pub struct Delta {
     pub stop_reason: Option<StopReason>,
     /// With `finish_reason` only.
     pub timings: Option<Timings>,
+}
+
+impl Delta {
+    /// Appends the choice's next news.
+    fn extend(&mut self, later: Delta) {
+        self.text.push_str(&later.text);
+        self.token_ids.extend(later.token_ids);
+        match (&mut self.logprobs, later.logprobs) {
+            (Some(entries), Some(more)) => entries.extend(more),
+            (none @ None, more) => *none = more,
+            (Some(_), None) => {}
+        }
+        self.num_cached_tokens = later.num_cached_tokens;
+        self.finish_reason = later.finish_reason;
+        self.stop_reason = later.stop_reason;
+        self.timings = later.timings;
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +114,8 @@ impl FailedReason {
     }
 }
 
-/// Events that wait for the caller. An eventfd is readable exactly while there is something to fetch: both change
+/// Events that wait for the caller, at most one delta a choice: news of a caller that lags behind grows its deltas, not
+/// their number, so that what it has to do for each `drain` is bounded by what is open. An eventfd is readable exactly while there is something to fetch: both change
 /// under one lock, so no wake-up is lost, and a burst costs one system call.
 pub(crate) struct EventQueue {
     state: Mutex<State>,
@@ -105,7 +125,26 @@ pub(crate) struct EventQueue {
 #[derive(Default)]
 struct State {
     events: Vec<Event>,
+    /// Where in `events` the delta of each choice waits.
+    waiting: HashMap<(RequestId, u32), usize>,
     signalled: bool,
+}
+
+impl State {
+    fn add(&mut self, event: Event) {
+        let Event::Delta(delta) = event else { return self.events.push(event) };
+        match self.waiting.entry((delta.request, delta.index)) {
+            Entry::Occupied(place) => {
+                if let Event::Delta(earlier) = &mut self.events[*place.get()] {
+                    earlier.extend(delta);
+                }
+            }
+            Entry::Vacant(place) => {
+                place.insert(self.events.len());
+                self.events.push(Event::Delta(delta));
+            }
+        }
+    }
 }
 
 impl EventQueue {
@@ -125,7 +164,7 @@ impl EventQueue {
 
     pub fn push(&self, event: Event) {
         let mut state = self.lock();
-        state.events.push(event);
+        state.add(event);
         self.raise(&mut state);
     }
 
@@ -133,7 +172,7 @@ impl EventQueue {
     pub fn append(&self, events: &mut Vec<Event>) {
         if !events.is_empty() {
             let mut state = self.lock();
-            state.events.append(events);
+            events.drain(..).for_each(|event| state.add(event));
             self.raise(&mut state);
         }
     }
@@ -151,6 +190,7 @@ impl EventQueue {
             // SAFETY: `count` has the 8 bytes that an eventfd gives. It cannot block: the descriptor does not.
             unsafe { libc::read(self.signal.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
         }
+        state.waiting.clear();
         std::mem::take(&mut state.events)
     }
 
@@ -211,6 +251,32 @@ mod tests {
         assert!(queue.wait(Duration::ZERO));
         assert!(queue.drain().is_empty());
         assert!(!queue.wait(Duration::ZERO));
+    }
+
+    fn delta(index: u32, text: &str, finish_reason: Option<EndReason>) -> Event {
+        Event::Delta(Delta {
+            request: 1,
+            index,
+            text: text.into(),
+            token_ids: vec![index; text.len()],
+            logprobs: None,
+            num_cached_tokens: 0,
+            finish_reason,
+            stop_reason: None,
+            timings: None,
+        })
+    }
+
+    #[test]
+    fn a_caller_that_lags_gets_one_delta_a_choice() {
+        let queue = EventQueue::new().unwrap();
+        queue.push(event(1));
+        queue.append(&mut vec![delta(0, "a", None), delta(1, "x", None), delta(0, "bc", None)]);
+        queue.append(&mut vec![delta(1, "y", Some(EndReason::Stop)), event(2), delta(0, "d", None)]);
+        let merged = [event(1), delta(0, "abcd", None), delta(1, "xy", Some(EndReason::Stop)), event(2)];
+        assert_eq!(queue.drain(), merged);
+        queue.push(delta(0, "e", None));
+        assert_eq!(queue.drain(), [delta(0, "e", None)]);
     }
 
     #[test]
