@@ -27,12 +27,13 @@ def test_one_question_with_a_server_of_its_own() -> None:
 
 def test_a_conversation_remembers(server: str) -> None:
     result = octavo(
-        *("chat", "--url", server, "--temperature=0", "--max-tokens=60", "--stats"),
-        said="My favourite city is Lisbon.\n\nWhat is my favourite city?\n",
+        *("chat", "--url", server, "--temperature=0", "--max-tokens=40", "--stats"),
+        *("--system-prompt", "You are a helpful assistant."),
+        said="What is the capital of France?\n\nWhat is that city best known for?\n",
     )
     first, _, rest = result.stdout.partition("\n")
-    assert first
-    assert "Lisbon" in rest
+    assert "Paris" in first
+    assert "Eiffel" in rest
     assert result.stderr.count("tokens/s") + result.stderr.count("one token") == 2
 
 
