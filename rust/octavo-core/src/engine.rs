@@ -134,7 +134,7 @@ impl Engine {
     /// was none, or the engine is closed. `NoFreeArena` while two steps are in flight.
     pub fn plan(&mut self, timeout: Duration, arenas: &mut dyn Arenas) -> Result<Option<Plan>, EngineError> {
         let arena = (0..NUM_ARENAS).find(|arena| !self.in_flight.contains(arena)).ok_or(EngineError::NoFreeArena)?;
-        let deadline = Instant::now() + timeout;
+        let started = Instant::now();
         loop {
             self.take_commands();
             if self.closed {
@@ -149,7 +149,7 @@ impl Engine {
                 self.in_flight.push_back(arena);
                 return Ok(Some(step.plan));
             }
-            let rest = deadline.saturating_duration_since(Instant::now());
+            let rest = timeout.saturating_sub(started.elapsed());
             let idle = now() - self.outbox.last;
             if self.in_flight.is_empty() && idle >= IDLE_INTERVAL {
                 let stats = self.stats();
@@ -362,8 +362,9 @@ impl Engine {
                 config.max_model_len
             ));
         }
-        if let Some(token) = submission.prompt.iter().find(|&&token| token >= config.vocab_size) {
-            return Err(format!("token {token} is not in the vocabulary of {}", config.vocab_size));
+        let largest = submission.prompt.iter().max().expect("it is not empty");
+        if *largest >= config.vocab_size {
+            return Err(format!("token {largest} is not in the vocabulary of {}", config.vocab_size));
         }
         if sampling.n == 0 || sampling.n > config.max_num_seqs {
             return Err(format!("n is {}, and must be between 1 and {}", sampling.n, config.max_num_seqs));

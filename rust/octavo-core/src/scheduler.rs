@@ -42,6 +42,8 @@ pub(crate) struct Scheduler {
     pub pool: BlockPool,
     pub hasher: BlockHasher,
     pub counters: Counters,
+    /// The first that waits, and how many blocks must be there before it is worth to look again.
+    blocked: Option<(Turn, u32)>,
     /// In this step a sequence lacked blocks: it is not the time to admit others.
     pressed: bool,
     // Scratch of one step.
@@ -68,6 +70,7 @@ impl Scheduler {
             pool: BlockPool::new(config.num_blocks, config.block_size),
             hasher,
             counters: Counters::default(),
+            blocked: None,
             pressed: false,
             behind: Vec::new(),
             found: Vec::new(),
@@ -142,14 +145,18 @@ impl Scheduler {
             if left == 0 || self.rows.len() < num_choices as usize || self.pool.num_free() == 0 {
                 return;
             }
+            // Free blocks, but for those which running sequences still want for tokens they have, and a few for growth.
+            let reserved = reserved.get_or_insert_with(|| self.num_reserved(requests));
+            let spare = if self.running.is_empty() { 0 } else { self.pool.num_blocks() / 100 };
+            let available = self.pool.num_free().saturating_sub(*reserved + spare);
+            if self.blocked.is_some_and(|(blocked, enough)| blocked == turn && available < enough) {
+                return;
+            }
             self.find_prefix(requests, key);
             let start = self.found.len() as u32 * self.block_size;
             let num_held = self.found.iter().filter(|(block, _)| !self.pool.is_free(*block)).count() as u32;
-            let num_needed = length.div_ceil(self.block_size) - num_held;
-            // Free blocks that running sequences still want for tokens they already have, and a few for growth.
-            let reserved = reserved.get_or_insert_with(|| self.num_reserved(requests));
-            let spare = if self.running.is_empty() { 0 } else { self.pool.num_blocks() / 100 };
-            if num_needed + *reserved + spare > self.pool.num_free() {
+            if length.div_ceil(self.block_size) - num_held > available {
+                self.blocked = Some((turn, available + 1));
                 return;
             }
             let others = self.waiting.len() > 1 && self.rows.len() > num_choices as usize;
@@ -158,6 +165,7 @@ impl Scheduler {
             if count == 0 || step.num_deltas + num_columns > self.max_deltas {
                 return;
             }
+            self.blocked = None;
             self.waiting.remove(turn);
             self.start(requests, key, now);
             if !self.is_pending(requests, key) && self.run(requests, step, key, count) {
