@@ -29,7 +29,7 @@ async def test_closing_a_whole_request_frees_it(long_client: Client, long_server
 
 
 async def test_a_client_that_reads_nothing_is_cut_off(long_client: Client, long_server: ServerProcess) -> None:
-    """8 choices of 190,000 tokens are 1.5 million events; the server must keep far fewer."""
+    """8 choices of 190,000 tokens are some 300 MB of events; the server must keep far less."""
     host, port = long_server.url.removeprefix("http://").split(":")
     body = b'{"prompt": "Hello", "max_tokens": 190000, "n": 8, "stream": true}'
     with socket.socket() as stuck:

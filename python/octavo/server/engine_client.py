@@ -19,9 +19,9 @@ from octavo.server.metrics import Metrics
 
 Event = Accepted | Delta | Failed
 
-MAX_PENDING_EVENTS = 16_384
+MAX_PENDING_TOKENS = 32_768
 STUCK_SECONDS = 1.0
-"""A client that has read nothing for so long, with so many events waiting (some 5 MB), has its request aborted."""
+"""A client that has read nothing for so long, with so many tokens waiting (10 MB at most), has its request aborted."""
 
 
 class SlowReader(ConnectionResetError):
@@ -34,6 +34,7 @@ class Stream:
     def __init__(self, client: "EngineClient") -> None:
         self._client = client
         self._events: list[Event] = []
+        self._pending_tokens = 0
         self._waiter: asyncio.Future[None] | None = None
         self.writing_since = inf
         """When the write began that waits for the client to read."""
@@ -77,7 +78,7 @@ class Stream:
 
     def push(self, event: Event, now: float) -> bool:
         """Keeps an event; True when it is the last of its request."""
-        if len(self._events) >= MAX_PENDING_EVENTS and now - self.writing_since > STUCK_SECONDS:
+        if self._pending_tokens >= MAX_PENDING_TOKENS and now - self.writing_since > STUCK_SECONDS:
             self._overflowed = True
             self._events.clear()
             self.abort()
@@ -86,6 +87,7 @@ class Stream:
             return True
         self._events.append(event)
         if isinstance(event, Delta):
+            self._pending_tokens += event.num_tokens
             if event.finish_reason is None:
                 return False
             self.open_choices[event.request] -= 1
@@ -113,6 +115,7 @@ class Stream:
         """Waits for news; returns all there is. Raises SlowReader when too much had piled up."""
         await self._wait()
         events, self._events = self._events, []
+        self._pending_tokens = 0
         return events
 
     async def _wait(self) -> None:
