@@ -1,8 +1,10 @@
 //! Causal attention over the paged cache: the call, which writes K and V and shares out the work.
 //!
-//! schedule.rs cuts the step into items, work.rs computes one, matrix.rs does the products.
+//! schedule.rs cuts the step into items, work.rs computes one, state.rs merges its softmax over KV
+//! splits, matrix.rs does the products.
 
 mod schedule;
+mod state;
 mod work;
 
 use crate::error::check_length;

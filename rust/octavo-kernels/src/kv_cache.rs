@@ -81,7 +81,7 @@ impl KvCacheConfig {
                 return Err(KernelError::Config(format!("{name} is {size}: it must be from 1 to 2^31 - 1")));
             }
         }
-        if self.head_dim == 0 || self.head_dim % 8 != 0 || self.head_dim > 256 {
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(8) || self.head_dim > 256 {
             let text = format!("head_dim is {}: it must be a multiple of 8, at most 256", self.head_dim);
             return Err(KernelError::Config(text));
         }

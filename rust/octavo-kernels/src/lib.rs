@@ -1,19 +1,30 @@
 //! SIMD kernels on slices for a plain CPU: paged attention, norms, rotary embedding, sampling.
+//!
+//! No Python and no model here: slices in, slices out, lengths and indices checked once at the public functions. The
+//! modules in the order in which a step meets them:
+//! - `dispatch`: which instruction set runs; `CpuKernels` joins it with the threads of `pool`;
+//! - `norm_rope`: the row-wise kernels between the matrix products;
+//! - `kv_cache`: the paged memory, the block tables, and a step's metadata;
+//! - `attention`: over that cache, by the products of `matrix`;
+//! - `sample`: logits to tokens.
+//!
+//! `simd` is what the kernels are written in, once for all instruction sets.
 
-pub mod dispatch;
-pub mod error;
-pub mod pool;
+mod dispatch;
+mod error;
+mod pool;
 
-mod matrix;
 mod simd;
 
-pub mod norm_rope;
+mod norm_rope;
 
-pub mod kv_cache;
+mod kv_cache;
 
-pub mod attention;
+mod matrix;
 
-pub mod sample;
+mod attention;
+
+mod sample;
 
 pub use attention::AttentionOptions;
 pub use dispatch::{CpuKernels, Isa};

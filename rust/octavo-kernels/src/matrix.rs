@@ -23,9 +23,6 @@ pub(crate) struct Product<E> {
     pub(crate) c_stride: usize,
     /// Adds to C instead of overwriting it.
     pub(crate) accumulate: bool,
-    /// Memory to ask the cache for meanwhile, a line for each row of each strip, as the next call will read it; one
-    /// pointer a strip, null for none.
-    pub(crate) ahead: [*const E; MAX_STRIPS],
 }
 
 impl<E: Element> Product<E> {

@@ -69,7 +69,7 @@ impl CpuKernels {
         rotary_dim: usize,
         head_dim: usize,
     ) -> Result<(), KernelError> {
-        if rotary_dim == 0 || rotary_dim % 2 != 0 || rotary_dim > head_dim {
+        if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) || rotary_dim > head_dim {
             let text = format!("rotary_dim is {rotary_dim}: it must be even and at most head_dim, {head_dim}");
             return Err(KernelError::Config(text));
         }

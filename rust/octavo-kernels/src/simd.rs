@@ -51,8 +51,6 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// 16 elements are readable at `from`.
     unsafe fn load_f16(self, from: *const half::f16) -> Self::Vector;
-    /// Asks for the cache line at `at`, which may be any address.
-    fn prefetch(self, at: *const u8);
 
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;

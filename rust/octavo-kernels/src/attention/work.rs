@@ -14,6 +14,7 @@ use crate::simd::{Element, Kernel, LANES, Simd};
 
 use super::AttentionOptions;
 use super::schedule::{Item, Join, SPLIT};
+use super::state::State;
 
 /// Positions whose scores are computed together.
 const TILE: usize = 64;
@@ -58,82 +59,6 @@ pub(super) struct Scratch {
     /// [head_dim, TILE] and [TILE, padded head_dim], where pages cannot be used as they lie.
     keys: Vec<f32>,
     values: Vec<f32>,
-}
-
-/// Softmax states of some rows: the output's numerator, the largest score, the sum of the exponentials.
-#[derive(Clone, Copy)]
-struct State {
-    /// [rows, padded head_dim]
-    numerator: *mut f32,
-    largest: *mut f32,
-    sum: *mut f32,
-    rows: usize,
-    width: usize,
-}
-
-impl State {
-    /// # Safety
-    /// `rows · (width + 2)` floats at `memory` are the caller's.
-    unsafe fn at(memory: *mut f32, rows: usize, width: usize) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe {
-            Self {
-                numerator: memory,
-                largest: memory.add(rows * width),
-                sum: memory.add(rows * (width + 1)),
-                rows,
-                width,
-            }
-        }
-    }
-
-    fn reset(self) {
-        // SAFETY: `at`'s promise.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.numerator, self.rows * self.width).fill(0.0);
-            std::slice::from_raw_parts_mut(self.largest, self.rows).fill(f32::NEG_INFINITY);
-            std::slice::from_raw_parts_mut(self.sum, self.rows).fill(0.0);
-        }
-    }
-
-    /// Multiplies a row's numerator.
-    #[inline(always)]
-    fn scale<S: Simd>(self, simd: S, row: usize, factor: f32) {
-        let factor = simd.splat(factor);
-        for at in (0..self.width).step_by(LANES) {
-            // SAFETY: `at`'s promise; the width is a multiple of 16.
-            unsafe {
-                let numerator = self.numerator.add(row * self.width + at);
-                simd.store(numerator, simd.mul(simd.load(numerator), factor));
-            }
-        }
-    }
-
-    /// Adds the state of later positions.
-    #[inline(always)]
-    fn merge<S: Simd>(self, simd: S, later: State) {
-        for row in 0..self.rows {
-            // SAFETY: `at`'s promise, for both.
-            unsafe {
-                let (old, new) = (*self.largest.add(row), *later.largest.add(row));
-                let seen = *later.sum.add(row) != 0.0;
-                if !seen {
-                    continue;
-                }
-                let largest = if new > old { new } else { old };
-                let (keep, take) = ((old - largest).exp(), (new - largest).exp());
-                *self.largest.add(row) = largest;
-                *self.sum.add(row) = *self.sum.add(row) * keep + *later.sum.add(row) * take;
-                self.scale(simd, row, keep);
-                let take = simd.splat(take);
-                for at in (0..self.width).step_by(LANES) {
-                    let numerator = self.numerator.add(row * self.width + at);
-                    let other = simd.load(later.numerator.add(row * self.width + at));
-                    simd.store(numerator, simd.mul_add(other, take, simd.load(numerator)));
-                }
-            }
-        }
-    }
 }
 
 /// The kernel of one item.
@@ -291,7 +216,7 @@ impl<E: Element> RowsOfItem<'_, E> {
         let first = self.visible(0).0;
         let end = self.visible(self.rows - 1).1.min((split + 1) * SPLIT);
         let mut begin = (split * SPLIT).max(first / TILE * TILE);
-        let as_it_lies = self.call.config.block_size % LANES == 0
+        let as_it_lies = self.call.config.block_size.is_multiple_of(LANES)
             && (size_of::<E>() == size_of::<f32>() || self.rows < WIDEN_FROM_ROWS);
         while begin < end {
             let num_strips = (end - begin).div_ceil(LANES).min(TILE_STRIPS);
@@ -343,7 +268,7 @@ impl<E: Element> RowsOfItem<'_, E> {
             let page = self.page(begin + index);
             // SAFETY: `page` has K and V of the position; `fit` made room for TILE positions.
             unsafe {
-                if config.block_size % LANES == 0 {
+                if config.block_size.is_multiple_of(LANES) {
                     if index % LANES == 0 {
                         for dimension in 0..head_dim {
                             let lanes = E::load(simd, page.add(dimension * config.block_size + offset));
@@ -386,7 +311,6 @@ impl<E: Element> RowsOfItem<'_, E> {
             c: scores,
             c_stride: TILE,
             accumulate: false,
-            ahead: [std::ptr::null(); MAX_STRIPS],
         };
         // SAFETY: `fit` made room for the queries and scores; the caller gave strips of head_dim rows.
         unsafe { product.multiply(simd) };
@@ -479,7 +403,6 @@ impl<E: Element> RowsOfItem<'_, E> {
                 c: state.numerator.wrapping_add(row * width),
                 c_stride: width,
                 accumulate: true,
-                ahead: [std::ptr::null(); MAX_STRIPS],
             };
             // SAFETY: the weights of these rows and positions were computed, the caller gave their V rows, and `state`
             // has the rows.

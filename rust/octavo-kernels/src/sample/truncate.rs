@@ -75,7 +75,7 @@ pub(super) fn keep_nucleus(
     }
 }
 
-/// Writes the best tokens, best first, as many as `top` has room for; returns how many there are.
+/// Leaves the `count` best tokens in `candidates`, best first; fewer where fewer are above minus infinity.
 pub(super) fn best_tokens(
     kernels: &CpuKernels,
     logits: &[f32],

@@ -85,9 +85,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn prefetch(self, _at: *const u8) {}
-
-    #[inline(always)]
     fn add(self, a: Vector, b: Vector) -> Vector {
         zip(a, b, |a, b| a + b)
     }

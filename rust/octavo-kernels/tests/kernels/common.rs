@@ -70,7 +70,6 @@ impl Shape {
 /// All queries, keys and values that a request will ever have.
 #[derive(Clone)]
 pub struct Request {
-    pub len: usize,
     pub query: Vec<f32>,
     pub key: Vec<f32>,
     pub value: Vec<f32>,
@@ -79,7 +78,6 @@ pub struct Request {
 impl Request {
     pub fn random(shape: &Shape, len: usize, random: &mut Random) -> Self {
         Self {
-            len,
             query: random.normals(len * shape.query_len()),
             key: random.normals(len * shape.kv_len()),
             value: random.normals(len * shape.kv_len()),

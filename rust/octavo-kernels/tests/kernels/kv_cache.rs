@@ -109,8 +109,8 @@ fn sizes_that_cannot_be_are_errors() {
 
 #[test]
 fn memory_is_committed_as_it_is_written() {
-    // 64 GiB of address space at most; nothing is touched.
-    let config = KvCacheConfig { num_blocks: 1 << 20, num_layers: 1, ..CONFIG };
+    // 6 GiB of address space, of which one page of K and V may be touched.
+    let config = KvCacheConfig { num_blocks: 1 << 24, num_layers: 1, ..CONFIG };
     let mut cache = KvCache::new(kernels(), config).expect("address space");
     let meta = StepMeta { row: &[0], query_start: &[0, 1], seq_len: &[1], slot_mapping: &[0], ..StepMeta::default() };
     cache.begin_step(meta).expect("valid");
