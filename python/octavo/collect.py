@@ -1,5 +1,7 @@
 """From a front end's events to finished `RequestOutput`s."""
 
+import time
+
 from octavo._core import Accepted, Delta, Failed, Tokenizer
 from octavo.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 
@@ -11,22 +13,24 @@ class Collector:
         self._tokenizer = tokenizer
         self._outputs: dict[int, RequestOutput] = {}
         self.pending: set[int] = set()
-        self.num_tokens = 0
+        self.failure: Exception | None = None
+        """Of the first request that failed: ValueError for what the caller can put right, else RuntimeError."""
+        self._num_tokens = 0
+        self._began = time.monotonic()
 
     def open(self, request: int, prompt: str | None, n: int) -> None:
         choices = [CompletionOutput(index=index) for index in range(n)]
         self._outputs[request] = RequestOutput(str(request), prompt, [], choices)
         self.pending.add(request)
 
-    def take(self, event: Accepted | Delta | Failed, *, quiet: bool) -> bool:
+    def take(self, event: Accepted | Delta | Failed) -> bool:
         """True when the event was a request's last one."""
         if isinstance(event, Failed):
             self.pending.discard(event.request)
-            if quiet:
-                return True
-            if event.reason == "invalid":
-                raise ValueError(f"{event.param}: {event.message}" if event.param else event.message)
-            raise RuntimeError(event.message)
+            if self.failure is None:
+                message = f"{event.param}: {event.message}" if event.param else event.message
+                self.failure = ValueError(message) if event.reason == "invalid" else RuntimeError(message)
+            return True
         output = self._outputs.get(event.request)
         if output is None:
             return False
@@ -40,13 +44,16 @@ class Collector:
         self.pending.discard(event.request)
         return True
 
+    def speed(self) -> str:
+        return f"{self._num_tokens / max(time.monotonic() - self._began, 1e-9):.1f} tokens/s"
+
     def results(self) -> list[RequestOutput]:
         return list(self._outputs.values())
 
     def _append(self, output: RequestOutput, delta: Delta) -> None:
         choice = output.outputs[delta.index]
         token_ids = delta.token_ids
-        self.num_tokens += len(token_ids)
+        self._num_tokens += len(token_ids)
         choice.token_ids += token_ids
         choice.text += delta.text
         if delta.logprobs is not None:

@@ -30,6 +30,13 @@ class Input:
     """When given, these are the prompt, and `text` is for the output only."""
     cache_salt: str = ""
 
+    @property
+    def prompt(self) -> str | list[int]:
+        """What the engine gets."""
+        if self.token_ids is not None:
+            return self.token_ids
+        return self.text or ""
+
 
 def parse_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Input]:
     """A list of token ids is one prompt; any other list is one prompt an item. ValueError for anything else."""

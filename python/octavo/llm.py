@@ -218,9 +218,8 @@ class LLM:
         return SamplingParams.from_defaults({} if self._checkpoint is None else self._checkpoint.generation_config)
 
     def reset_prefix_cache(self) -> bool:
-        """Forgets every cached prefix."""
+        """Forgets every cached prefix, before the next prompt."""
         self._frontend.reset_prefix_cache()
-        turn(self._engine, self._backend, timeout=0.0)
         return True
 
     def shutdown(self) -> None:
@@ -254,17 +253,18 @@ class LLM:
         *,
         add_special_tokens: bool,
     ) -> list[RequestOutput]:
-        params = _one_each("sampling_params", sampling_params or self.get_default_sampling_params(), len(inputs))
-        priorities = _one_each("priority", priority or 0, len(inputs))
+        given = self.get_default_sampling_params() if sampling_params is None else sampling_params
+        params = _one_each("sampling_params", given, len(inputs))
+        priorities = _one_each("priority", 0 if priority is None else priority, len(inputs))
+        if any(priorities) and self.config.scheduler.policy != "priority":
+            raise ValueError("priority: has an effect with scheduling_policy='priority' only")
         samplings = [each.to_core() for each in params]
         bar = use_tqdm if callable(use_tqdm) else tqdm
         collector = Collector(self._tokenizer)
         try:
             for item, parameters, sampling, rank in zip(inputs, params, samplings, priorities, strict=True):
-                if item.text is None and item.token_ids is None:
-                    raise ValueError("prompts: a prompt needs text or token ids")
                 request = self._frontend.submit(
-                    item.text if item.token_ids is None else item.token_ids,  # type: ignore[arg-type]
+                    item.prompt,
                     sampling,
                     add_special_tokens=add_special_tokens,
                     clamp_max_tokens=True,
@@ -274,31 +274,27 @@ class LLM:
                 collector.open(request, item.text, parameters.n)
             with bar(
                 total=len(inputs), desc="Generating", unit="req", disable=not use_tqdm, dynamic_ncols=True
-            ) as progress:
-                for done, tokens in self._turns(collector):
-                    progress.update(done)
-                    progress.set_postfix_str(
-                        f"{tokens / max(progress.format_dict['elapsed'], 1e-9):.1f} tokens/s", False
-                    )
+            ) as shown:
+                for done in self._turns(collector):
+                    if collector.failure is not None:
+                        raise collector.failure
+                    shown.set_postfix_str(collector.speed(), refresh=False)
+                    shown.update(done)
         except BaseException:
             # Ctrl-C, or one bad prompt: nothing of this call may run on under the next.
             for request in collector.pending:
                 self._frontend.abort(request)
-            for _ in self._turns(collector, quiet=True):
+            for _ in self._turns(collector):
                 pass
             raise
         return collector.results()
 
-    def _turns(self, collector: Collector, *, quiet: bool = False) -> Iterator[tuple[int, int]]:
-        """Turns the engine until every pending request has ended; yields (requests newly done, tokens so far).
-
-        Raises what a request failed with, unless `quiet`.
-        """
+    def _turns(self, collector: Collector) -> Iterator[int]:
+        """Turns the engine until every pending request has ended; yields the number of those that newly have."""
         while collector.pending:
             events = self._frontend.drain()
-            done = sum(collector.take(event, quiet=quiet) for event in events)
-            if done or events:
-                yield done, collector.num_tokens
+            if events:
+                yield sum(collector.take(event) for event in events)
             if collector.pending and not turn(self._engine, self._backend, timeout=0.0):
                 # Prompts are still being tokenized, or the last tokens turned into text.
                 self._frontend.wait(0.01)

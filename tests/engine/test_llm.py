@@ -1,5 +1,7 @@
 """`LLM` on the null backend: what goes in, what comes out, what is refused."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,6 +75,7 @@ def test_max_tokens_none_is_the_rest_of_the_context(llm: LLM) -> None:
     ("prompts", "params", "match"),
     [
         ([[1], []], None, "prompt"),
+        ([[], [], [1], [], []], None, "prompt"),
         ([[1], [40_000]], None, "prompt"),
         ([[1], [-1]], None, "prompt"),
         ([[1] * 300], None, "prompt"),
@@ -88,6 +91,12 @@ def test_bad_input_is_a_value_error_and_the_next_call_works(llm: LLM, prompts: A
         llm.generate(prompts, params, use_tqdm=False)
     (output,) = llm.generate([[1, 2]], SamplingParams(max_tokens=3), use_tqdm=False)
     assert output.outputs[0].token_ids == [TOKEN] * 3
+
+
+def test_priorities_need_the_policy_that_heeds_them(llm: LLM) -> None:
+    assert llm.generate([[1]], priority=[0], use_tqdm=False)[0].finished
+    with pytest.raises(ValueError, match="priority"):
+        llm.generate([[1]], priority=[1], use_tqdm=False)
 
 
 def test_an_interrupt_ends_the_requests(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,3 +168,9 @@ def test_sampling_parameters_out_of_range_are_named(arguments: dict[str, Any], m
 def test_sampling_parameters_that_ask_for_nothing_pass() -> None:
     params = SamplingParams(top_k=-1, seed=-1, bad_words=[], best_of=1, stop="x", logit_bias={5: 200.0})
     assert repr(params) == "SamplingParams(top_k=-1, seed=-1, stop='x', logit_bias={5: 200.0}, bad_words=[], best_of=1)"
+
+
+def test_neither_torch_nor_the_server_is_imported_before_it_is_needed() -> None:
+    code = "import sys, octavo; octavo.LLM; print(sorted({'torch', 'aiohttp', 'jinja2'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

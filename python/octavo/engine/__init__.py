@@ -1,1 +1,1 @@
-"""The engine process: `process` starts it, `memory` sizes it, `loop` turns it, `runner` and `executor` run the model."""
+"""The engine process: `process` starts it, `memory` sizes it, `loop` turns it, `runner` and `executor` run a model."""
