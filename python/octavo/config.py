@@ -113,6 +113,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     parallel: ParallelConfig = ParallelConfig()
     backend: EngineBackend = "model"
     """`null` runs no model: every sampled token is a fixed one. For control-plane benchmarks and tests."""
+    null_step_seconds: float = 0.0
+    """What a step of the null backend takes at least, as if a device ran it."""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """No model: every sampled token is the same one. For benchmarks and tests of everything around the model."""
 
+import time
 from typing import Any
 
 from octavo._core import Engine, Plan
@@ -7,10 +8,11 @@ from octavo.backends.base import Arena, bind_arenas
 
 
 class NullBackend:
-    """Samples `token` with log-probability 0 and rank 1."""
+    """Samples `token` with log-probability 0 and rank 1. A step takes `step_seconds` or more, as if a device ran it."""
 
-    def __init__(self, token: int) -> None:
+    def __init__(self, token: int, step_seconds: float = 0.0) -> None:
         self._token = token
+        self._step_seconds = step_seconds
         self._arenas: list[Arena] = []
 
     @property
@@ -25,4 +27,6 @@ class NullBackend:
             arena["top_ids"].fill(self._token)
 
     def execute(self, plan: Plan) -> None:
+        if self._step_seconds:
+            time.sleep(self._step_seconds)
         self._arenas[plan.arena]["sampled"][: plan.num_samples] = self._token

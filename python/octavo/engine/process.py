@@ -189,9 +189,9 @@ def main() -> int:
 
 
 def _open(config: EngineConfig) -> Checkpoint:
-    token = config.model.hf_token
-    source = resolve(config.model.model, revision=config.model.revision, token=token)
-    tokenizer = None if config.model.tokenizer is None else resolve(config.model.tokenizer, token=token)
+    model = config.model
+    source = resolve(model.model, revision=model.revision, token=model.hf_token, load_format=model.load_format)
+    tokenizer = None if model.tokenizer is None else resolve(model.tokenizer, token=model.hf_token)
     return open_checkpoint(source, tokenizer=tokenizer)
 
 
@@ -210,7 +210,8 @@ def _build_backend(start: EngineStart) -> Backend:
     if start.config.backend == "null":
         # The middle of a vocabulary holds ordinary text, its ends hold control tokens.
         middle = start.vocab_size // 2
-        return NullBackend(next(token for token in range(middle, middle + 64) if token not in start.eos_token_ids))
+        token = next(token for token in range(middle, middle + 64) if token not in start.eos_token_ids)
+        return NullBackend(token, start.config.null_step_seconds)
     checkpoint = _open(start.config)
     from octavo.engine.executor.torch import TorchExecutor  # torch takes seconds, and only the engine may import it
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import resource
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from octavo._core import Tokenizer
 from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.process import Prepared, prepare
 from octavo.errors import ModelError, TemplateError
-from octavo.server.listener import BACKLOG, Listener
+from octavo.server.listener import Listener
 from octavo.server.logprobs import TokenTexts
 from octavo.server.metrics import Metrics
 from octavo.server.routes import CONNECTIONS, build_app
@@ -40,6 +41,9 @@ async def serve(config: EngineConfig, server: ServerConfig) -> int:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
     # Nothing runs on the loop yet: let Ctrl-C interrupt a download as in any program.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A connection is a descriptor; the usual limit of 1,024 is what would refuse clients first.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     listener = Listener(server)
     try:
         prepared = prepare(config)
@@ -138,7 +142,7 @@ class Server:
             ready = asyncio.create_task(self.supervisor.first_ready())
             if not await finished(ready, stopping.drain):
                 return 0
-            runner, listening = await self._listen()
+            runner = await self._listen()
             supervision = asyncio.create_task(self.supervisor.keep_running())
             try:
                 await finished(supervision, stopping.drain)
@@ -146,7 +150,7 @@ class Server:
                 return 1 if at_once else 0
             finally:
                 supervision.cancel()
-                listening.close()
+                self.listener.stop()
                 await runner.cleanup()
         except EngineFailed as error:
             print(f"octavo: error: {error}", file=sys.stderr, flush=True)
@@ -154,7 +158,7 @@ class Server:
         finally:
             await self.supervisor.end(at_once=at_once)
 
-    async def _listen(self) -> tuple[web.AppRunner, asyncio.AbstractServer]:
+    async def _listen(self) -> web.AppRunner:
         app = build_app(self.service, self.config)
         runner = web.AppRunner(
             app,
@@ -166,11 +170,7 @@ class Server:
         )
         await runner.setup()
         make_protocol, connections = cast(web.Server, runner.server), app[CONNECTIONS]
-        loop = asyncio.get_running_loop()
-        listen = loop.create_server if self.listener.uds is None else loop.create_unix_server
-        listening = await listen(
-            lambda: connections.opened(make_protocol()), sock=self.listener.socket, backlog=BACKLOG
-        )
+        self.listener.listen(lambda: connections.opened(make_protocol()))
         self.connections = connections
         # What was made while starting stays; the collector need not look at it again in the middle of a stream.
         gc.collect()
@@ -181,7 +181,7 @@ class Server:
             f"octavo {octavo.__version__} serves {name} at {self.listener.address} (ready in {seconds:.1f} s)",
             flush=True,
         )
-        return runner, listening
+        return runner
 
     async def _drain(self, stopping: Stopping) -> bool:
         """Lets what runs finish, within shutdown_timeout. False when a second signal cut it short."""
