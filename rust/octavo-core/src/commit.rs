@@ -74,6 +74,7 @@ impl Outbox {
             tokens: Vec::with_capacity(1),
             logprobs: Vec::new(),
             num_cached_tokens: 0,
+            scheduled: 0.0,
             finish: None,
         });
         output.request = request.id;
@@ -81,6 +82,7 @@ impl Outbox {
         output.tokens.clear();
         output.logprobs.clear();
         output.num_cached_tokens = request.num_cached;
+        output.scheduled = 0.0;
         output.finish = None;
         let outputs = &mut self.frame().outputs;
         outputs.push(output);
@@ -194,11 +196,12 @@ fn append(
     let request = &requests.requests[sequence.request];
     let token = view.sampled[sample] as u32;
     sequence.tokens.push(token);
-    if sequence.first_token == 0.0 {
-        sequence.first_token = time;
-    }
     scheduler.counters.generation_tokens += 1;
     let output = outbox.output(request, sequence.turn.choice);
+    if sequence.first_token == 0.0 {
+        sequence.first_token = time;
+        output.scheduled = request.scheduled;
+    }
     output.tokens.push(token);
     if let Some(count) = request.sampling.logprobs {
         let top = sample * max_logprobs..sample * max_logprobs + count as usize;

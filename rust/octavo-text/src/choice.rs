@@ -15,6 +15,7 @@ pub(crate) struct Choice {
     detokenizer: Option<Detokenizer>,
     matcher: StopMatcher,
     num_tokens: u32,
+    scheduled: f64,
     first_token: Option<f64>,
     ended: bool,
 }
@@ -33,6 +34,7 @@ impl Choice {
             detokenizer: tokenizer.map(|t| Detokenizer::new(t.clone(), prompt, sampling.skip_special_tokens)),
             matcher: StopMatcher::new(sampling.stop.clone(), sampling.include_stop),
             num_tokens: 0,
+            scheduled: 0.0,
             first_token: None,
             ended: false,
         }
@@ -42,6 +44,9 @@ impl Choice {
     pub fn take(&mut self, output: ChoiceOutput, sampling: &Sampling, arrival: f64, time: f64) -> Option<Turn> {
         if self.ended {
             return None;
+        }
+        if output.scheduled != 0.0 {
+            self.scheduled = output.scheduled;
         }
         if !output.tokens.is_empty() {
             self.first_token.get_or_insert(time);
@@ -113,10 +118,10 @@ impl Choice {
         (text, None)
     }
 
-    /// The times as far as they are known here: the engine does not report those of a choice that it did not end.
+    /// The times as far as they are known here: the engine does not report those of a choice that it did not end; preemptions are not counted.
     fn timings(&self, arrival: f64, time: f64) -> Timings {
         let first_token = self.first_token.unwrap_or(time);
-        Timings { arrival, scheduled: arrival, first_token, last_token: time, num_preemptions: 0 }
+        Timings { arrival, scheduled: self.scheduled, first_token, last_token: time, num_preemptions: 0 }
     }
 }
 

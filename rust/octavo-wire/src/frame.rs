@@ -38,6 +38,7 @@ const HAS_LOGPROBS: u8 = 4;
 const HAS_FINISH: u8 = 8;
 /// Not exactly one token: a count stands before them.
 const HAS_COUNT: u8 = 16;
+const HAS_SCHEDULED: u8 = 32;
 const ROW_MIN_BYTES: usize = 13;
 
 /// Why bytes are no message.
@@ -256,6 +257,7 @@ fn write_output(writer: &mut Writer, output: &ChoiceOutput) {
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     let flags = flag(output.choice != 0, HAS_CHOICE)
         | flag(output.num_cached_tokens != 0, HAS_CACHED)
+        | flag(output.scheduled != 0.0, HAS_SCHEDULED)
         | flag(!output.logprobs.is_empty(), HAS_LOGPROBS)
         | flag(output.finish.is_some(), HAS_FINISH)
         | flag(output.tokens.len() != 1, HAS_COUNT);
@@ -270,6 +272,9 @@ fn write_output(writer: &mut Writer, output: &ChoiceOutput) {
     }
     if output.choice != 0 {
         writer.u32(output.choice);
+    }
+    if output.scheduled != 0.0 {
+        writer.f64(output.scheduled);
     }
     if !output.logprobs.is_empty() {
         writer.count(output.logprobs.len());
@@ -296,13 +301,14 @@ fn read_step(reader: &mut Reader) -> Result<StepOutput, FrameError> {
 
 fn read_output(reader: &mut Reader) -> Result<ChoiceOutput, FrameError> {
     let flags = reader.u8()?;
-    if flags & !(HAS_CHOICE | HAS_CACHED | HAS_LOGPROBS | HAS_FINISH | HAS_COUNT) != 0 {
+    if flags & !(HAS_CHOICE | HAS_CACHED | HAS_LOGPROBS | HAS_FINISH | HAS_COUNT | HAS_SCHEDULED) != 0 {
         return Err(FrameError::Value("output flag"));
     }
     let request = reader.u64()?;
     let tokens = if flags & HAS_COUNT != 0 { reader.u32s()? } else { vec![reader.u32()?] };
     let num_cached_tokens = if flags & HAS_CACHED != 0 { reader.u32()? } else { 0 };
     let choice = if flags & HAS_CHOICE != 0 { reader.u32()? } else { 0 };
+    let scheduled = if flags & HAS_SCHEDULED != 0 { reader.f64()? } else { 0.0 };
     let mut logprobs = Vec::new();
     if flags & HAS_LOGPROBS != 0 {
         let count = reader.count(12)?;
@@ -312,7 +318,7 @@ fn read_output(reader: &mut Reader) -> Result<ChoiceOutput, FrameError> {
         }
     }
     let finish = if flags & HAS_FINISH != 0 { Some(read_finish(reader)?) } else { None };
-    Ok(ChoiceOutput { request, choice, tokens, logprobs, num_cached_tokens, finish })
+    Ok(ChoiceOutput { request, choice, tokens, logprobs, num_cached_tokens, scheduled, finish })
 }
 
 fn write_finish(writer: &mut Writer, finish: &Finish) {

@@ -106,6 +106,8 @@ pub struct ChoiceOutput {
     pub logprobs: Vec<TokenLogprobs>,
     /// Prompt tokens that came from the prefix cache; the same in each output of a request.
     pub num_cached_tokens: u32,
+    /// First time a step planned the request; with the first token of a choice, otherwise 0.
+    pub scheduled: f64,
     pub finish: Option<Finish>,
 }
 

@@ -86,11 +86,12 @@ prop_compose! {
         choice in prop_oneof![Just(0), any::<u32>()],
         tokens in prop_oneof![any::<u32>().prop_map(|token| vec![token]), prop::collection::vec(any::<u32>(), 0..4)],
         num_cached_tokens in prop_oneof![Just(0), any::<u32>()],
+        scheduled in prop_oneof![Just(0.0), 0.0..1e9],
         logprobs in prop::collection::vec((-50f32..0.0, any::<u32>(), prop::collection::vec((any::<u32>(), -50f32..0.0), 0..4)), 0..3),
         finish in prop::option::of(finish()),
     ) -> ChoiceOutput {
         let logprobs = logprobs.into_iter().map(|(logprob, rank, top)| TokenLogprobs { logprob, rank, top }).collect();
-        ChoiceOutput { request, choice, tokens, logprobs, num_cached_tokens, finish }
+        ChoiceOutput { request, choice, tokens, logprobs, num_cached_tokens, scheduled, finish }
     }
 }
 
@@ -209,6 +210,7 @@ fn the_usual_row_takes_13_bytes() {
         tokens: vec![7],
         logprobs: vec![],
         num_cached_tokens: 0,
+        scheduled: 0.0,
         finish: None,
     };
     let step = |count| StepOutput { outputs: (0..count).map(output).collect(), stats: Stats::default() };

@@ -50,7 +50,15 @@ impl Engine {
 
 fn output(request: u64, choice: u32, tokens: &[u32], finish: Option<FinishReason>) -> ChoiceOutput {
     let finish = finish.map(|reason| Finish { reason, timings: TIMINGS });
-    ChoiceOutput { request, choice, tokens: tokens.to_vec(), logprobs: vec![], num_cached_tokens: 0, finish }
+    ChoiceOutput {
+        request,
+        choice,
+        tokens: tokens.to_vec(),
+        logprobs: vec![],
+        num_cached_tokens: 0,
+        scheduled: 2.0,
+        finish,
+    }
 }
 
 const TIMINGS: Timings =
@@ -229,7 +237,7 @@ fn a_stop_string_ends_a_choice_here_and_in_the_engine() {
         assert_eq!((last.finish_reason, last.token_ids.len()), (Some(EndReason::Stop), 4));
         assert_eq!(last.stop_reason, Some(StopReason::Text("\nU:".into())));
         let timings = last.timings.unwrap();
-        assert_eq!((timings.first_token, timings.last_token), (5.0, 6.0));
+        assert_eq!((timings.scheduled, timings.first_token, timings.last_token), (2.0, 5.0, 6.0));
         assert_eq!(engine.next(), Command::Stop { request, choice: 1 });
 
         // What the engine had under way for it is not heard, and the other choice goes on.
