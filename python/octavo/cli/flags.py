@@ -191,6 +191,13 @@ FLAGS: tuple[Flag, ...] = (
         help="devices that share the layers; only 1 for now",
     ),
     Flag(name="backend", kind=STR, target="engine.backend", help="null: no model, for benchmarks", hidden=True),
+    Flag(
+        name="null-step-seconds",
+        kind=FLOAT,
+        target="engine.null_step_seconds",
+        help="length of a step of the null backend",
+        hidden=True,
+    ),
     Flag(name="host", kind=STR, target="server.host", help="address to listen on (default: every interface)"),
     Flag(name="port", kind=INT, target="server.port", help="port to listen on; 0: any free one"),
     Flag(name="uds", kind=STR, target="server.uds", help="listen on this Unix socket instead"),

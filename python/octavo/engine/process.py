@@ -191,7 +191,7 @@ def main() -> int:
 def _open(config: EngineConfig) -> Checkpoint:
     model = config.model
     source = resolve(model.model, revision=model.revision, token=model.hf_token, load_format=model.load_format)
-    tokenizer = None if model.tokenizer is None else resolve(model.tokenizer, token=model.hf_token)
+    tokenizer = None if model.tokenizer is None else resolve(model.tokenizer, token=model.hf_token, weights=False)
     return open_checkpoint(source, tokenizer=tokenizer)
 
 
