@@ -209,7 +209,8 @@ fn append(
         output.logprobs.push(TokenLogprobs {
             logprob: view.sampled_logprob[sample],
             rank: view.sampled_rank[sample].max(0) as u32,
-            top: pairs.map(|(&id, &logprob)| (id as u32, logprob)).collect(),
+            // A vocabulary may be smaller than the number asked for: -1 stands for what it lacks.
+            top: pairs.filter(|&(&id, _)| id >= 0).map(|(&id, &logprob)| (id as u32, logprob)).collect(),
         });
     }
     if let Some(reason) = finish_reason(request, sequence, token, &config.eos_token_ids) {
