@@ -1,5 +1,8 @@
 """The memory plan: exact from headers, cut where the user left it open, and an error that helps where not."""
 
+import importlib.util
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,8 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from octavo.config import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
-from octavo.engine.memory import available_memory, plan_memory, resolve_dtype
+from octavo.engine.machine import available_memory, cpu_quota, memory_left, usable_cores
+from octavo.engine.memory import plan_memory, resolve_dtype
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint, open_checkpoint
 from octavo.models.source import resolve
@@ -110,3 +114,32 @@ def test_dtype(checkpoint: Checkpoint) -> None:
 def test_available_memory_is_within_the_machine() -> None:
     total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     assert 0 < available_memory() <= int(total.split()[1]) * 1024
+
+
+def test_limits_of_a_cgroup(tmp_path: Path) -> None:
+    names = ("memory.max", "memory.current", "inactive_file")
+    assert memory_left(tmp_path, *names) is None
+    assert cpu_quota(tmp_path) == math.inf
+    for name, text in {
+        "memory.max": "1000\n",
+        "memory.current": "700\n",
+        "memory.stat": "anon 500\ninactive_file 150\n",
+        "cpu.max": "150000 100000\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert memory_left(tmp_path, *names) == 450
+    assert cpu_quota(tmp_path) == 1.5
+    for name in ("memory.max", "cpu.max"):
+        (tmp_path / name).write_text("max 100000\n" if name == "cpu.max" else "max\n")
+    assert memory_left(tmp_path, *names) is None
+    assert cpu_quota(tmp_path) == math.inf
+
+
+def test_cores_are_within_the_affinity() -> None:
+    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
+
+
+def test_without_torch_the_plan_says_what_to_install(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"pip install 'octavo\[torch\]'"):
+        plan_memory(configured(), checkpoint)

@@ -1,21 +1,18 @@
 """The memory plan: what weights, workspace and KV cache take, known exactly before anything is loaded.
 
     plan_memory(config, checkpoint) -> MemoryPlan      from file headers alone, without torch
-    available_memory()                                 what this process may still take, cgroup limits included
 
 Everything but the KV cache has a fixed size; the KV cache gets what is left of the share, at most what
 max_num_seqs requests of max_model_len tokens could ever fill.
 """
 
 import importlib.util
-import os
-import re
-from pathlib import Path
 
 import msgspec
 
 from octavo._core import PagedKvCache
 from octavo.config import EngineConfig
+from octavo.engine.machine import available_memory, multiplies_bfloat16, usable_cores
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint
 from octavo.models.layout import Dtype, parameter_bytes, workspace_bytes
@@ -82,7 +79,7 @@ def plan_memory(config: EngineConfig, checkpoint: Checkpoint) -> MemoryPlan:
     return MemoryPlan(
         device="cpu",
         dtype=dtype,
-        threads=config.device.cpu_threads or len(os.sched_getaffinity(0)),
+        threads=config.device.cpu_threads or usable_cores(),
         max_model_len=max_model_len,
         max_num_batched_tokens=max_tokens,
         block_size=block_size,
@@ -122,22 +119,10 @@ def resolve_dtype(config: EngineConfig, checkpoint: Checkpoint) -> Dtype:
     sizes: dict[str, int] = {}
     for _, info in checkpoint.tensors():
         sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
-    stored = max(sizes, key=lambda name: sizes[name], default="F32")
-    half = checkpoint.source.format == "safetensors" and stored in ("BF16", "F16")
-    return "bfloat16" if half and _multiplies_bfloat16() else "float32"
-
-
-def available_memory() -> int:
-    """Bytes that this process can take before the machine swaps or its cgroup kills it."""
-    limits = [_meminfo()["MemAvailable"]]
-    for line in _lines(Path("/proc/self/cgroup")):
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            limits += _cgroup_limits(Path("/sys/fs/cgroup"), path, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            limits += _cgroup_limits(Path("/sys/fs/cgroup/memory"), path, *names)
-    return max(0, min(limits))
+    config_dtype = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")  # where no weights are read
+    stored = max(sizes, key=lambda name: sizes[name], default=config_dtype)
+    half = checkpoint.source.format == "safetensors" and stored in ("BF16", "F16", "bfloat16", "float16")
+    return "bfloat16" if half and multiplies_bfloat16() else "float32"
 
 
 def _check_device(config: EngineConfig) -> None:
@@ -201,39 +186,6 @@ def _fit_length(config: EngineConfig, max_model_len: int, num_blocks: int, block
 
 def _blocks_for(tokens: int, block_size: int) -> int:
     return -(-tokens // block_size)
-
-
-def _multiplies_bfloat16() -> bool:
-    flags = next((line for line in _lines(Path("/proc/cpuinfo")) if line.startswith(("flags", "Features"))), "")
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
-
-
-def _meminfo() -> dict[str, int]:
-    pattern = re.compile(r"(\w+):\s+(\d+) kB")
-    matches = (pattern.match(line) for line in _lines(Path("/proc/meminfo")))
-    return {match[1]: int(match[2]) * 1024 for match in matches if match}
-
-
-def _cgroup_limits(root: Path, path: str, limit_name: str, usage_name: str, reclaimable: str) -> list[int]:
-    """What each cgroup from this process's up to the root leaves. Page cache that can be dropped counts as free."""
-    found = []
-    folder = root / path.lstrip("/")
-    for group in (folder, *folder.parents):
-        if not group.is_relative_to(root):
-            break
-        limit, usage = "".join(_lines(group / limit_name)), "".join(_lines(group / usage_name))
-        if not limit.isdigit() or not usage.isdigit():
-            continue
-        statistics = dict(line.split() for line in _lines(group / "memory.stat"))
-        found.append(int(limit) - int(usage) + int(statistics.get(reclaimable, 0)))
-    return found
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
 
 
 def _size(value: int) -> str:
