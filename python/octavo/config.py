@@ -130,6 +130,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 8 << 20
     shutdown_timeout: float = 30.0
     """How long running requests may go on after SIGTERM."""
+    receive_timeout: float = 30.0
+    """How long a client may take to send the head of its first request, and each body."""
     stall_timeout: float = 60.0
     """An engine that has requests and reports nothing for this long makes /health a 503."""
 

@@ -213,6 +213,27 @@ async def test_half_a_request(client: Client, null_server: ServerProcess) -> Non
     await client.still_serves()
 
 
+async def test_a_client_that_sends_too_slowly() -> None:
+    with ServerProcess(server={"receive_timeout": 0.5}) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+
+        async def answer(sent: bytes, end: bytes = b"") -> bytes:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(sent)
+            async with asyncio.timeout(10):
+                received = await (reader.readuntil(end) if end else reader.read())
+            writer.close()
+            return received
+
+        assert await answer(b"") == b""
+        assert await answer(b"POST /v1/comp") == b""
+        late = await answer(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", b"}}")
+        assert late.startswith(b"HTTP/1.1 408 ")
+        check_error(json.loads(late.partition(b"\r\n\r\n")[2]), 408)
+        async with connect(server.url) as session:
+            await Client(session).still_serves()
+
+
 async def test_neighbours_are_not_disturbed(client: Client, null_server: ServerProcess) -> None:
     golden = (await client.complete(max_tokens=200))["choices"]
     async with connect(null_server.url, connector=aiohttp.TCPConnector(limit=0)) as session:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from server_process import MODEL, Client
+from server_process import MODEL, Client, ServerProcess, connect
 
 MESSAGES = [{"role": "user", "content": "Hello there"}]
 
@@ -199,3 +199,22 @@ async def test_extra_body_is_merged(client: Client) -> None:
 async def test_a_wrong_method_is_a_405(client: Client, path: str) -> None:
     status, answer = await client.get(path)
     assert (status, answer["error"]["code"], answer["error"]["type"]) == (405, 405, "MethodNotAllowedError")
+
+
+async def test_a_server_without_a_model() -> None:
+    """The null backend alone: token ids in, no text out."""
+    with ServerProcess({"model": {"model": "null"}}) as server:
+        async with connect(server.url) as session:
+            client = Client(session)
+            answer = await client.complete(prompt=[1, 2, 3], return_token_ids=True)
+            assert len(answer["choices"][0]["token_ids"]) == 4
+            assert answer["choices"][0]["text"] == ""
+            for path, body in (
+                ("/v1/completions", {"prompt": "Hello"}),
+                ("/v1/completions", {"prompt": [1], "echo": True}),
+                ("/v1/chat/completions", {"messages": MESSAGES}),
+                ("/tokenize", {"prompt": "Hello"}),
+                ("/detokenize", {"tokens": [1]}),
+            ):
+                status, answer = await client.post(path, body)
+                assert status == 400, answer

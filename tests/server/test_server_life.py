@@ -66,7 +66,7 @@ async def test_a_second_signal_ends_at_once() -> None:
         server.signal(signal.SIGTERM)
         with pytest.raises(aiohttp.ClientError):
             await response.text()
-    assert server.wait(10)[0] == 1
+    assert server.wait()[0] == 1
     assert not alive(engine)
 
 

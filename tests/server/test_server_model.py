@@ -1,6 +1,8 @@
 """The real SmolLM2 behind the server: sensible words, the same whole and streamed, and repeatable."""
 
-from server_process import Client
+from pathlib import Path
+
+from server_process import Client, ServerProcess
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
 
@@ -15,6 +17,11 @@ async def test_chat_answers_sensibly_and_the_same_in_both_ways(model_client: Cli
     text = "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
     assert text == choice["message"]["content"]
     assert len(events) > 3
+
+
+def test_the_server_itself_does_without_torch(model_server: ServerProcess) -> None:
+    assert "torch" not in Path(f"/proc/{model_server.process.pid}/maps").read_text()
+    assert "torch" in Path(f"/proc/{model_server.engine_pid}/maps").read_text()
 
 
 async def test_the_same_seed_gives_the_same_text(model_client: Client) -> None:

@@ -20,10 +20,12 @@ from octavo._core import Tokenizer
 from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.process import Prepared, prepare
 from octavo.errors import ModelError, TemplateError
+from octavo.server.connections import CONNECTIONS
+from octavo.server.errors import OnlyOurErrors
 from octavo.server.listener import Listener
 from octavo.server.logprobs import TokenTexts
 from octavo.server.metrics import Metrics
-from octavo.server.routes import CONNECTIONS, build_app
+from octavo.server.routes import build_app
 from octavo.server.sampling import SamplingDefaults, SamplingResolver
 from octavo.server.service import Service
 from octavo.server.supervisor import EngineFailed, Supervisor
@@ -39,6 +41,7 @@ async def serve(config: EngineConfig, server: ServerConfig) -> int:
     """Serves until a signal; returns the exit code. Raises OctavoError for what the user can put right."""
     began = time.monotonic()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logging.getLogger("aiohttp.server").addFilter(OnlyOurErrors())
     # Nothing runs on the loop yet: let Ctrl-C interrupt a download as in any program.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # A connection is a descriptor; the usual limit of 1,024 is what would refuse clients first.
@@ -153,7 +156,8 @@ class Server:
                 self.listener.stop()
                 await runner.cleanup()
         except EngineFailed as error:
-            print(f"octavo: error: {error}", file=sys.stderr, flush=True)
+            if str(error):
+                print(f"octavo: error: {error}", file=sys.stderr, flush=True)
             return 1
         finally:
             await self.supervisor.end(at_once=at_once)
@@ -166,6 +170,7 @@ class Server:
             access_log=None,
             handler_cancellation=True,
             shutdown_timeout=0.1,
+            lingering_time=5.0,
             keepalive_timeout=75,
         )
         await runner.setup()

@@ -7,10 +7,9 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from octavo.server.connections import CONNECTIONS
 from octavo.server.errors import ApiError, printable
 
-BODY_TIMEOUT = 60.0
-"""Seconds that a client may take to send its body."""
 LARGE_BODY = 64 << 10
 """Bytes from which a body is parsed beside the event loop: JSON runs at about 500 MB/s, so this is some 0.1 ms."""
 
@@ -19,11 +18,12 @@ T = TypeVar("T")
 
 async def read_object(request: web.Request) -> dict[str, Any]:
     """The body as a JSON object. Raises ApiError 400, 408 or 413."""
+    timeout = request.app[CONNECTIONS].receive_timeout
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
+        async with asyncio.timeout(timeout):
             data = await request.read()
     except TimeoutError:
-        raise ApiError(408, f"The body did not arrive within {BODY_TIMEOUT:.0f} seconds.") from None
+        raise ApiError(408, f"The body did not arrive within {timeout:.0f} seconds.") from None
     except (web.RequestPayloadError, HttpProcessingError) as error:
         raise ApiError(400, f"The body could not be read: {printable(str(error))}") from None
     if len(data) >= LARGE_BODY:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from octavo._core import Failed
 
@@ -79,6 +80,13 @@ def printable(text: str, limit: int = 128) -> str:
     """Text from a client, fit for a log line or a message: escaped and cut."""
     shown = text[:limit].encode("unicode_escape").decode("ascii")
     return shown if len(text) <= limit else f"{shown}… ({len(text)} characters)"
+
+
+class OnlyOurErrors(logging.Filter):
+    """For aiohttp's log: a client that does not speak HTTP gets a 400, and no traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 @web.middleware

@@ -27,7 +27,11 @@ class Health:
 
     def refusal(self) -> str:
         """Why a new request is not taken; empty when it is."""
-        return "The server is shutting down." if self.draining else self.engine.value
+        if self.draining:
+            return "The server is shutting down."
+        if self.engine is EngineState.SERVING and not self.client.frontend.connected:
+            return EngineState.RESTARTING.value  # it has died this moment; the supervisor does not know yet
+        return self.engine.value
 
     def check_serving(self) -> None:
         """Raises ApiError 503 when a new request is not taken."""

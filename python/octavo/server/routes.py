@@ -1,60 +1,21 @@
 """The application: every route, and what each request passes on its way in and out."""
 
-import asyncio
 import time
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 import octavo
 from octavo.config import ServerConfig
 from octavo.server.auth import require_key
 from octavo.server.chat import post_chat_completion
 from octavo.server.completions import post_completion
+from octavo.server.connections import CONNECTIONS, Connections
 from octavo.server.errors import Handler, catch_errors
 from octavo.server.health import HEALTH, get_health
 from octavo.server.metrics import METRICS, get_metrics
 from octavo.server.models import list_models, retrieve_model
 from octavo.server.service import SERVICE, Service
 from octavo.server.tokenize import post_detokenize, post_tokenize
-
-HEADER_SECONDS = 30.0
-"""A connection that has sent no whole request head in this time is closed."""
-
-
-class Connections:
-    """What is open: requests in progress, and connections that have sent no request yet."""
-
-    def __init__(self) -> None:
-        self.num_active = 0
-        self.idle = asyncio.Event()
-        """No request is in progress."""
-        self.idle.set()
-        self._silent: dict[RequestHandler, asyncio.TimerHandle] = {}
-
-    def opened(self, protocol: RequestHandler) -> RequestHandler:
-        loop = asyncio.get_running_loop()
-        self._silent[protocol] = loop.call_later(HEADER_SECONDS, self._give_up, protocol)
-        return protocol
-
-    def _give_up(self, protocol: RequestHandler) -> None:
-        if self._silent.pop(protocol, None) is not None:
-            protocol.force_close()
-
-    def begin(self, request: web.Request) -> None:
-        timer = self._silent.pop(request.protocol, None)
-        if timer is not None:
-            timer.cancel()
-        self.num_active += 1
-        self.idle.clear()
-
-    def end(self) -> None:
-        self.num_active -= 1
-        if not self.num_active:
-            self.idle.set()
-
-
-CONNECTIONS = web.AppKey("connections", Connections)
 
 
 @web.middleware
@@ -88,7 +49,7 @@ def build_app(service: Service, config: ServerConfig) -> web.Application:
     app[SERVICE] = service
     app[HEALTH] = service.health
     app[METRICS] = service.metrics
-    app[CONNECTIONS] = Connections()
+    app[CONNECTIONS] = Connections(config.receive_timeout)
     app.router.add_get("/health", get_health)
     app.router.add_get("/ping", get_health)
     app.router.add_post("/ping", get_health)

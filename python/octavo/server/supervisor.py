@@ -29,12 +29,14 @@ LONGEST_BACKOFF = 8.0
 READY_POLL = 0.02
 """Seconds between looks at the engine's ready report, while it loads."""
 TICK = 1.0
+SAID_WHY = 1
+"""The engine's exit status after a line on stderr."""
 END_SECONDS = 5.0
 """What a drained engine gets to end by itself, before it is killed."""
 
 
 class EngineFailed(Exception):
-    """The engine cannot be kept running: one line for the user."""
+    """The engine cannot be kept running: one line for the user, empty when the engine has said why itself."""
 
 
 class Supervisor:
@@ -55,11 +57,11 @@ class Supervisor:
         self._deaths: deque[float] = deque()
 
     async def first_ready(self) -> None:
-        """Waits for the first engine. Raises EngineFailed when it ends instead; it has said why on stderr."""
+        """Waits for the first engine. Raises EngineFailed when it ends instead."""
         self.client.attach()
         status = await self._until_ready()
         if status is not None:
-            raise EngineFailed(f"the engine did not start: {how_it_ended(status)}")
+            raise EngineFailed("" if status == SAID_WHY else f"the engine did not start: it {how_it_ended(status)}")
 
     async def keep_running(self) -> None:
         """Starts the engine again whenever it dies. Ends only by EngineFailed, or when cancelled."""
