@@ -1,6 +1,6 @@
 """/metrics: vLLM's names and labels, today's and the older ones, with values that add up."""
 
-from server_process import MODEL, Client
+from server_process import LONG, MODEL, Client, ServerProcess, connect, until
 
 LABELS = f'{{engine="0",model_name="{MODEL}"}}'
 
@@ -78,3 +78,18 @@ async def test_the_buckets_are_vllms(client: Client) -> None:
     ]
     assert bounds[:4] == ["0.001", "0.005", "0.01", "0.02"]
     assert bounds[-2:] == ["2560.0", "+Inf"]
+
+
+async def test_little_of_the_kv_cache_is_wasted(long_client: Client, long_server: ServerProcess) -> None:
+    """Less than a block of 16 slots a choice: under 4% from 200 tokens on."""
+    async with connect(long_server.url) as session:
+        response = await session.post("/v1/completions", json={**LONG, "n": 8, "stream": True})
+
+        async def wasted() -> bool:
+            values = await long_client.metrics()
+            assert values[f"vllm:num_requests_running{LABELS}"] > 0, "it has ended already"
+            return 0 < values[f"octavo:kv_cache_waste_perc{LABELS}"] < 0.04
+
+        await until(wasted)
+        response.close()
+    await long_client.still_serves()
