@@ -34,6 +34,7 @@ TYPES = {
 RETRY_AFTER_SECONDS = 1
 """What a 503 tells the client: the queue and a restarting engine both move within seconds."""
 
+ENGINE_DIED = "The engine has died and is being started again. Please send this request again."
 STATUS_OF_FAILURE = {"invalid": 400, "queue_full": 503, "draining": 503, "internal": 500, "engine_died": 503}
 
 
@@ -73,7 +74,8 @@ class ApiError(Exception):
 
 def from_failure(failed: Failed) -> ApiError:
     """The error that a client sees for a request which the engine or its front end refused."""
-    return ApiError(STATUS_OF_FAILURE[failed.reason], failed.message, failed.param)
+    message = ENGINE_DIED if failed.reason == "engine_died" else failed.message
+    return ApiError(STATUS_OF_FAILURE[failed.reason], message, failed.param)
 
 
 def printable(text: str, limit: int = 128) -> str:
