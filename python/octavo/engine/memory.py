@@ -169,8 +169,8 @@ def _num_blocks(config: EngineConfig, max_model_len: int, block_bytes: int, avai
         )
     if fixed + num_blocks * block_bytes > available:
         raise ModelError(
-            f"runtime, weights and workspace ({_size(fixed)}) with a KV cache of {_size(num_blocks * block_bytes)} do not fit "
-            f"the {_size(available)} of memory available; lower --kv-cache-memory-bytes"
+            f"{_size(fixed)} for runtime, weights and workspace and {_size(num_blocks * block_bytes)} of KV cache "
+            f"do not fit the {_size(available)} of memory available; lower --kv-cache-memory-bytes"
         )
     return num_blocks
 
