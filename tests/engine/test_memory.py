@@ -55,6 +55,15 @@ def test_a_small_model_gets_all_it_could_ever_use(checkpoint: Checkpoint) -> Non
     assert "96 blocks of 16: 1,536 tokens" in plan.describe()
 
 
+def test_the_cache_takes_a_modest_part_unasked(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octavo.engine.memory.DEFAULT_KV_BYTES", 40 * BLOCK_BYTES)
+    assert plan_memory(configured(), checkpoint).num_blocks == 40
+    # One request of the model's length fits in any case, and whoever asks for more gets it.
+    monkeypatch.setattr("octavo.engine.memory.DEFAULT_KV_BYTES", BLOCK_BYTES)
+    assert plan_memory(configured(), checkpoint).num_blocks == 32
+    assert plan_memory(configured(cache={"kv_cache_memory_bytes": 90 * BLOCK_BYTES}), checkpoint).num_blocks == 90
+
+
 def test_the_length_is_cut_to_the_cache(checkpoint: Checkpoint) -> None:
     plan = plan_memory(configured(cache={"kv_cache_memory_bytes": 10 * BLOCK_BYTES + 1}), checkpoint)
     assert (plan.num_blocks, plan.max_model_len) == (10, 160)

@@ -3,7 +3,7 @@
     plan_memory(config, checkpoint) -> MemoryPlan      from file headers alone, without torch
 
 Everything but the KV cache has a fixed size; the KV cache gets what is left of the share, at most what
-max_num_seqs requests of max_model_len tokens could ever fill.
+max_num_seqs requests of max_model_len tokens could ever fill, and on a CPU no more than DEFAULT_KV_BYTES unasked.
 """
 
 import importlib.util
@@ -22,6 +22,9 @@ DEFAULT_BATCHED_TOKENS = 2048
 
 RUNTIME_BYTES = 400 << 20
 """Python, torch and the tokenizer in the engine process. Measured with SmolLM2: 300 MiB for torch alone, 390 in all."""
+
+DEFAULT_KV_BYTES = 4 << 30
+"""A computer's memory has other uses: more than this, or than one longest request, takes --kv-cache-memory-bytes."""
 
 
 class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,8 +158,9 @@ def _num_blocks(config: EngineConfig, max_model_len: int, block_bytes: int, avai
     elif cache.kv_cache_memory_bytes is not None:
         num_blocks = cache.kv_cache_memory_bytes // block_bytes
     else:
-        needed = config.scheduler.max_num_seqs * _blocks_for(max_model_len, cache.block_size)
-        num_blocks = min(needed, (share - fixed) // block_bytes)
+        longest = _blocks_for(max_model_len, cache.block_size)
+        modest = max(longest, DEFAULT_KV_BYTES // block_bytes)
+        num_blocks = min(config.scheduler.max_num_seqs * longest, modest, (share - fixed) // block_bytes)
         if num_blocks < 1:
             raise ModelError(
                 f"the model needs {_size(fixed)} before any KV cache, and --gpu-memory-utilization "
