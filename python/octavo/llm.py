@@ -26,8 +26,9 @@ from octavo.config import (
     SchedulerConfig,
     SchedulingPolicy,
 )
+from octavo.engine.build import build_engine
 from octavo.engine.loop import turn
-from octavo.engine.process import build_engine, prepare
+from octavo.engine.start import prepare
 from octavo.inputs import Input, Prompt, TextPrompt, TokensPrompt, parse_prompts
 from octavo.outputs import RequestOutput
 from octavo.sampling import SamplingParams

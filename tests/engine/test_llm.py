@@ -9,7 +9,7 @@ import pytest
 
 from octavo import LLM, SamplingParams
 from octavo.config import EngineConfig, ModelConfig, SchedulerConfig
-from octavo.engine.process import NO_MODEL
+from octavo.engine.start import NO_MODEL
 
 TOKEN = 16_000
 """What the null backend samples from a vocabulary of 32,000."""

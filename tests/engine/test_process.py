@@ -15,7 +15,8 @@ from null_pair import DEADLINE, greedy
 
 from octavo._core import Accepted, Delta, Failed, Frontend
 from octavo.config import EngineConfig, ModelConfig, SchedulerConfig
-from octavo.engine.process import NO_MODEL, EngineProcess, EngineStart, prepare
+from octavo.engine.process import EngineProcess
+from octavo.engine.start import NO_MODEL, EngineStart, prepare
 
 START: EngineStart = prepare(
     EngineConfig(model=ModelConfig(model=NO_MODEL), scheduler=SchedulerConfig(max_num_seqs=16), backend="null")

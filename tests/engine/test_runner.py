@@ -12,8 +12,9 @@ from transformers import LlamaConfig
 from octavo._core import Delta, Endpoint, Engine, Failed, Frontend, Sampling
 from octavo.backends.base import Backend
 from octavo.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from octavo.engine.build import build_engine
 from octavo.engine.loop import turn
-from octavo.engine.process import build_engine, prepare
+from octavo.engine.start import prepare
 
 VOCABULARY = 97
 

@@ -1,1 +1,4 @@
-"""The engine process: `process` starts it, `memory` sizes it, `loop` turns it, `runner` and `executor` run a model."""
+"""The engine process: `start` prepares it, `memory` sizes it, `process` runs it, `build` makes the engine.
+
+`loop` turns it, `runner` and `executor` run a model.
+"""

@@ -10,7 +10,6 @@ gave up, the child ends, even while it loads. `LLM` calls `prepare` and `build_e
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -18,101 +17,15 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from dataclasses import dataclass
 from typing import IO, cast
 
 import msgspec
 
-from octavo._core import Endpoint, Engine
-from octavo.backends.base import Backend
-from octavo.backends.null import NullBackend
-from octavo.config import EngineConfig
+from octavo._core import Endpoint
 from octavo.engine import loop
-from octavo.engine.memory import MemoryPlan, plan_memory, resolve_batched_tokens
+from octavo.engine.build import build_engine
+from octavo.engine.start import EngineStart
 from octavo.errors import ModelError
-from octavo.models.checkpoint import Checkpoint, open_checkpoint
-from octavo.models.source import resolve
-
-NO_MODEL = "null"
-"""As the name of the model, with the null backend: no tokenizer either."""
-
-DEFAULT_MODEL_LEN = 4096
-DEFAULT_NULL_BLOCKS = 16_384
-"""Of the null backend, which has no memory to fill."""
-
-
-class EngineStart(msgspec.Struct, frozen=True, kw_only=True):
-    """All that an engine needs to know; decided once, in the process that starts it."""
-
-    config: EngineConfig
-    memory: MemoryPlan
-    vocab_size: int
-    eos_token_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    start: EngineStart
-    checkpoint: Checkpoint | None
-    """None without a model."""
-
-
-def prepare(config: EngineConfig) -> Prepared:
-    """Finds the model, reads its headers, and plans the memory. Imports no torch. Raises ModelError."""
-    if config.backend == "null" and config.model.model == NO_MODEL:
-        memory = _null_memory(config, DEFAULT_MODEL_LEN)
-        return Prepared(EngineStart(config=config, memory=memory, vocab_size=32_000, eos_token_ids=()), None)
-    checkpoint = _open(config)
-    start = EngineStart(
-        config=config,
-        memory=_null_memory(config, checkpoint.max_model_len)
-        if config.backend == "null"
-        else plan_memory(config, checkpoint),
-        vocab_size=checkpoint.config["vocab_size"],
-        eos_token_ids=checkpoint.eos_token_ids,
-    )
-    return Prepared(start, checkpoint)
-
-
-def build_engine(start: EngineStart, endpoint: Endpoint) -> tuple[Engine, Backend]:
-    """Loads the model and reports ready. ModelError when it cannot be loaded, ValueError for contradicting limits."""
-    began = time.monotonic()
-    config, memory = start.config, start.memory
-    engine = Engine(
-        endpoint,
-        num_blocks=memory.num_blocks,
-        block_size=memory.block_size,
-        max_num_seqs=config.scheduler.max_num_seqs,
-        max_num_batched_tokens=memory.max_num_batched_tokens,
-        max_model_len=memory.max_model_len,
-        vocab_size=start.vocab_size,
-        eos_token_ids=start.eos_token_ids,
-        enable_prefix_caching=config.cache.enable_prefix_caching,
-        enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
-        policy=config.scheduler.policy,
-        max_num_queued_reqs=config.scheduler.max_num_queued_reqs,
-        long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
-        max_logprobs=config.scheduler.max_logprobs,
-        seed=config.model.seed,
-    )
-    backend = _build_backend(start)
-    backend.bind(engine)
-    info = {
-        "max_model_len": memory.max_model_len,
-        "num_blocks": memory.num_blocks,
-        "block_size": memory.block_size,
-        "dtype": memory.dtype,
-        "device": memory.device,
-        "backend": config.backend,
-        "kv_cache_bytes": memory.kv_bytes,
-        "weights_bytes": memory.weights_bytes,
-        "threads": memory.threads,
-        **backend.info,
-        "load_seconds": round(time.monotonic() - began, 3),
-    }
-    engine.ready(json.dumps(info))
-    return engine, backend
 
 
 class EngineProcess:
@@ -186,36 +99,6 @@ def main() -> int:
         return 1
     loop.run(engine, backend)
     return 0
-
-
-def _open(config: EngineConfig) -> Checkpoint:
-    model = config.model
-    source = resolve(model.model, revision=model.revision, token=model.hf_token, load_format=model.load_format)
-    tokenizer = None if model.tokenizer is None else resolve(model.tokenizer, token=model.hf_token, weights=False)
-    return open_checkpoint(source, tokenizer=tokenizer)
-
-
-def _null_memory(config: EngineConfig, longest: int) -> MemoryPlan:
-    max_model_len = config.model.max_model_len or longest
-    return MemoryPlan(
-        device="none",
-        max_model_len=max_model_len,
-        max_num_batched_tokens=resolve_batched_tokens(config, max_model_len),
-        block_size=config.cache.block_size,
-        num_blocks=config.cache.num_gpu_blocks_override or DEFAULT_NULL_BLOCKS,
-    )
-
-
-def _build_backend(start: EngineStart) -> Backend:
-    if start.config.backend == "null":
-        # The middle of a vocabulary holds ordinary text, its ends hold control tokens.
-        middle = start.vocab_size // 2
-        token = next(token for token in range(middle, middle + 64) if token not in start.eos_token_ids)
-        return NullBackend(token, start.config.null_step_seconds)
-    checkpoint = _open(start.config)
-    from octavo.engine.executor.torch import TorchExecutor  # torch takes seconds, and only the engine may import it
-
-    return TorchExecutor(start, checkpoint)
 
 
 def _read_line(stdin: int) -> bytes:

@@ -18,7 +18,7 @@ from aiohttp import web
 import octavo
 from octavo._core import Tokenizer
 from octavo.config import EngineConfig, ServerConfig
-from octavo.engine.process import Prepared, prepare
+from octavo.engine.start import Prepared, prepare
 from octavo.errors import ModelError, TemplateError
 from octavo.server.connections import CONNECTIONS
 from octavo.server.errors import OnlyOurErrors

@@ -15,7 +15,8 @@ import time
 from collections import deque
 
 from octavo._core import Frontend, Tokenizer
-from octavo.engine.process import EngineProcess, EngineStart
+from octavo.engine.process import EngineProcess
+from octavo.engine.start import EngineStart
 from octavo.server.engine_client import EngineClient
 from octavo.server.health import EngineState, Health
 from octavo.server.metrics import Metrics

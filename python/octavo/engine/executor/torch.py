@@ -1,25 +1,23 @@
 """The torch executor: loads a model, and runs the engine's steps on it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from octavo._core import CpuKernels, Engine, PagedKvCache, Plan
 from octavo.backends.cpu import CpuAttention, CpuOps
 from octavo.engine.runner import Runner
+from octavo.engine.start import EngineStart
 from octavo.models.checkpoint import Checkpoint
 from octavo.models.decoder import Decoder
 from octavo.models.registry import spec_for
 from octavo.models.weights import load_parameters, random_parameters
 
-if TYPE_CHECKING:
-    from octavo.engine.process import EngineStart
-
 
 class TorchExecutor:
     """A `Backend` on the CPU. torch and the kernels have a pool each, of the same size, and take turns."""
 
-    def __init__(self, start: "EngineStart", checkpoint: Checkpoint) -> None:
+    def __init__(self, start: EngineStart, checkpoint: Checkpoint) -> None:
         """Loads the weights, with a progress bar. ModelError when they do not fit the config."""
         memory, model = start.memory, start.config.model
         self._memory, self._max_num_seqs = memory, start.config.scheduler.max_num_seqs

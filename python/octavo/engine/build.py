@@ -1,0 +1,61 @@
+"""From an `EngineStart` to an engine that serves: the same in the engine process and in `LLM`."""
+
+import json
+import time
+
+from octavo._core import Endpoint, Engine
+from octavo.backends.base import Backend
+from octavo.backends.null import NullBackend
+from octavo.engine.start import EngineStart, open_model
+
+
+def build_engine(start: EngineStart, endpoint: Endpoint) -> tuple[Engine, Backend]:
+    """Loads the model and reports ready. ModelError when it cannot be loaded, ValueError for contradicting limits."""
+    began = time.monotonic()
+    config, memory = start.config, start.memory
+    engine = Engine(
+        endpoint,
+        num_blocks=memory.num_blocks,
+        block_size=memory.block_size,
+        max_num_seqs=config.scheduler.max_num_seqs,
+        max_num_batched_tokens=memory.max_num_batched_tokens,
+        max_model_len=memory.max_model_len,
+        vocab_size=start.vocab_size,
+        eos_token_ids=start.eos_token_ids,
+        enable_prefix_caching=config.cache.enable_prefix_caching,
+        enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
+        policy=config.scheduler.policy,
+        max_num_queued_reqs=config.scheduler.max_num_queued_reqs,
+        long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
+        max_logprobs=config.scheduler.max_logprobs,
+        seed=config.model.seed,
+    )
+    backend = _build_backend(start)
+    backend.bind(engine)
+    info = {
+        "max_model_len": memory.max_model_len,
+        "num_blocks": memory.num_blocks,
+        "block_size": memory.block_size,
+        "dtype": memory.dtype,
+        "device": memory.device,
+        "backend": config.backend,
+        "kv_cache_bytes": memory.kv_bytes,
+        "weights_bytes": memory.weights_bytes,
+        "threads": memory.threads,
+        **backend.info,
+        "load_seconds": round(time.monotonic() - began, 3),
+    }
+    engine.ready(json.dumps(info))
+    return engine, backend
+
+
+def _build_backend(start: EngineStart) -> Backend:
+    if start.config.backend == "null":
+        # The middle of a vocabulary holds ordinary text, its ends hold control tokens.
+        middle = start.vocab_size // 2
+        token = next(token for token in range(middle, middle + 64) if token not in start.eos_token_ids)
+        return NullBackend(token, start.config.null_step_seconds)
+    checkpoint = open_model(start.config)
+    from octavo.engine.executor.torch import TorchExecutor  # torch takes seconds, and only the engine may import it
+
+    return TorchExecutor(start, checkpoint)
