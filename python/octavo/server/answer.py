@@ -34,6 +34,7 @@ class Answer:
         self._prompt_of: dict[int, int] = {}
         self._prompt_tokens: dict[int, int] = {}
         self._cached_tokens: dict[int, int] = {}
+        self._max_tokens: int | None = None
         self._generated: defaultdict[int, int] = defaultdict(int)
         self._started = time.monotonic()
 
@@ -57,10 +58,7 @@ class Answer:
             cache_salt=cache_salt,
         )
         self._prompt_of[request] = len(self._prompt_of)
-        metrics = self.service.metrics
-        metrics.params_n.observe(self.n)
-        if resolved.max_tokens is not None:
-            metrics.params_max_tokens.observe(resolved.max_tokens)
+        self._max_tokens = resolved.max_tokens
 
     @property
     def num_prompts(self) -> int:
@@ -74,6 +72,10 @@ class Answer:
         """Notes a prompt's length; returns the prompt's number."""
         prompt = self._prompt_of[event.request]
         self._prompt_tokens[prompt] = event.num_prompt_tokens
+        metrics = self.service.metrics
+        metrics.params_n.observe(self.n)
+        if self._max_tokens is not None:
+            metrics.params_max_tokens.observe(self._max_tokens)
         if keep_ids:
             self.prompt_ids[prompt] = event.prompt_token_ids
         return prompt
