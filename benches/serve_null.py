@@ -11,27 +11,21 @@ server. An error is a status other than 200, an error event, or an answer that d
 
 import asyncio
 import os
-import re
 import resource
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import cast
+from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
 
 from _report import arguments, percentiles, publish
-from octavo.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig, ServerConfig
+from octavo.cli.child import ServerProcess, running_server
 
-SERVE = """
-import sys, msgspec, uvloop
-from octavo.config import EngineConfig, ServerConfig
-from octavo.server.app import serve
-engine, server = msgspec.json.decode(sys.argv[1], type=tuple[EngineConfig, ServerConfig])
-sys.exit(uvloop.run(serve(engine, server)))
-"""
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 8
 
 
@@ -123,21 +117,18 @@ async def measure(host: str, port: int, *, concurrency: int, streams: int, max_t
     return tally, time.perf_counter() - began
 
 
-def start_server(model: str, concurrency: int, step_ms: float) -> tuple[subprocess.Popen[str], str, int]:
-    """The server's process, and where it listens."""
-    engine = EngineConfig(
-        model=ModelConfig(model=model, max_model_len=2048),
-        cache=CacheConfig(num_gpu_blocks_override=concurrency * 64),
-        scheduler=SchedulerConfig(max_num_seqs=concurrency, max_num_queued_reqs=2 * concurrency),
-        backend="null",
-        null_step_seconds=step_ms / 1000,
-    )
-    options = msgspec.json.encode((engine, ServerConfig(host="127.0.0.1", port=0))).decode()
-    process = subprocess.Popen([sys.executable, "-c", SERVE, options], stdout=subprocess.PIPE, text=True)
-    for line in process.stdout or ():
-        if found := re.search(r" at http://([\d.]+):(\d+) ", line):
-            return process, found[1], int(found[2])
-    sys.exit("the server did not start")
+def null_server(model: str, concurrency: int, step_ms: float) -> AbstractContextManager[ServerProcess]:
+    """A server without a model, with room for every client."""
+    flags = {
+        "--backend": "null",
+        "--null-step-seconds": step_ms / 1000,
+        "--max-model-len": 2048,
+        "--num-gpu-blocks-override": concurrency * 64,
+        "--max-num-seqs": concurrency,
+        "--max-num-queued-reqs": 2 * concurrency,
+    }
+    words = [str(word) for flag in flags.items() for word in flag]
+    return running_server(model, *words, stdout=subprocess.DEVNULL, ready_within=60)
 
 
 def main() -> None:
@@ -150,16 +141,13 @@ def main() -> None:
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    process, host, port = start_server(options.model, options.concurrency, options.step_ms)
-    try:
+    with null_server(options.model, options.concurrency, options.step_ms) as server:
+        host, port = urlsplit(server.address).hostname or "", urlsplit(server.address).port or 0
         shape = {"concurrency": options.concurrency, "max_tokens": options.max_tokens}
         uvloop.run(measure(host, port, streams=options.concurrency // 10, **shape))  # warms up what is made once
         before = os.times()
         tally, seconds = uvloop.run(measure(host, port, streams=options.streams, **shape))
         after = os.times()
-    finally:
-        process.terminate()
-        process.wait(30)
     figures = {
         "streams": tally.streams,
         "stream_errors": tally.errors,
