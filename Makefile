@@ -83,5 +83,5 @@ $(DONE)/demo $(DONE)/dev: $(DONE)/%: pyproject.toml | $(DONE)/octavo $(DONE)/mod
 
 $(DONE)/node: tests/e2e/node/package-lock.json | $(DONE)/maturin
 	@if command -v npm >/dev/null; then \
-	  echo "== installing the OpenAI SDK for Node"; npm ci --silent --no-audit --no-fund --prefix tests/e2e/node; touch $@; \
+	  echo "== installing the OpenAI SDK for Node"; npm ci --loglevel=error --no-audit --no-fund --prefix tests/e2e/node; touch $@; \
 	else echo "npm is missing: the tests of the OpenAI SDK for Node will be skipped (install Node.js 20 or newer)"; fi
