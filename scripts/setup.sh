@@ -13,7 +13,7 @@ at_least() { # at_least 1.95.0 1.87
 }
 
 command -v cargo >/dev/null && command -v rustc >/dev/null || stop "cargo is missing: install Rust 1.87 or newer, then run this again"
-rust=$(rustc --version | cut -d ' ' -f 2)
+rust=$(rustc --version 2>/dev/null | cut -d ' ' -f 2) || stop "rustc is there but does not run: see what 'rustc --version' says"
 at_least "$rust" 1.87 || stop "Rust 1.87 or newer is needed, and rustc is $rust: update it (rustup update), then run this again"
 command -v cc >/dev/null || stop "a C compiler is missing: install one (Debian: apt install build-essential), then run this again"
 
