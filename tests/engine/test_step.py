@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from null_pair import TOKEN, Pair, greedy
+from null_pair import DEADLINE, TOKEN, Pair, greedy
 
 from octavo._core import Endpoint, Engine, Failed
 from octavo.backends.base import aligned_bytes
@@ -70,11 +70,16 @@ def test_the_columns_describe_the_step(make_pair: Callable[..., Pair]) -> None:
 def test_python_does_the_same_work_for_one_request_and_for_sixty_four(make_pair: Callable[..., Pair]) -> None:
     counts = []
     for batch in (1, 64):
-        pair = make_pair(max_num_seqs=64, max_num_batched_tokens=512, num_blocks=512)
-        for _ in range(batch):
-            pair.frontend.submit([2, 3, 4], greedy(40))
+        limits = {"max_num_seqs": 64, "max_num_batched_tokens": 512, "max_model_len": 4096}
+        pair = make_pair(num_blocks=64 * 256, block_size=16, **limits)
+        requests = [pair.frontend.submit([2, 3, 4], greedy(None)) for _ in range(batch)]
+        while len(pair.events) < batch:  # no step before all have come: none may end before the last begins
+            assert pair.frontend.wait(DEADLINE)
+            pair.events += pair.frontend.drain()
         pair.run(lambda p, batch=batch: p.engine.stats.num_running == batch)
         counts.append(calls_of_one_turn(pair))
+        for request in requests:
+            pair.frontend.abort(request)
         pair.run()
     assert counts[0]["python"] >= 2
     assert counts[0] == counts[1]
