@@ -30,5 +30,5 @@ pub use attention::AttentionOptions;
 pub use dispatch::{CpuKernels, Isa};
 pub use error::KernelError;
 pub use kv_cache::{KvCache, KvCacheConfig, KvType, StepMeta};
-pub use pool::Pool;
+pub use pool::{Pool, Team};
 pub use sample::{SampleOutput, SampleRow};

@@ -2,8 +2,9 @@
 //!
 //! `Pool::run` calls the closure once on each thread, the caller's included, and returns when all are done. Work is
 //! shared out dynamically: `for_each` hands out indices by an atomic counter; `Rows` lets each thread
-//! write its own rows of a slice.
-//! Waits spin for some microseconds, since a forward pass enters the pool many times in a row, then block.
+//! write its own rows of a slice. `Pool::team` is for work in many phases, like a whole forward pass: its threads enter
+//! once, and meet at the end of each phase.
+//! Waits spin for some microseconds, since most are short, then block.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -17,6 +18,9 @@ use std::time::{Duration, Instant};
 
 /// About the pause between two entries of a layer; longer spins take the cores from whoever runs between them.
 const SPIN: Duration = Duration::from_micros(20);
+
+/// Within a job the cores are ours, and to be woken takes longer than the end of most phases.
+const TEAM_SPIN: Duration = Duration::from_micros(100);
 
 type Job<'a> = dyn Fn(usize) + Sync + 'a;
 type Panic = Box<dyn Any + Send>;
@@ -43,7 +47,31 @@ struct Shared {
     stopping: AtomicBool,
     job: UnsafeCell<Option<*const Job<'static>>>,
     panic: Mutex<Option<Panic>>,
+    meeting: Meeting,
 }
+
+/// Where the threads of a team meet.
+#[derive(Default)]
+struct Meeting {
+    /// Threads that have come to the end of this phase.
+    arrived: AtomicUsize,
+    phase: AtomicUsize,
+    /// The next index of this phase's work.
+    next: AtomicUsize,
+    /// A thread has panicked and will not come.
+    broken: AtomicBool,
+    gate: Gate,
+}
+
+/// One thread of a job whose threads work through the same phases. Every thread makes the same calls.
+pub struct Team<'a> {
+    thread: usize,
+    threads: usize,
+    meeting: &'a Meeting,
+}
+
+/// The panic of a thread whose team has lost another one.
+struct Abandoned;
 
 // SAFETY: `job` is written by the caller that holds `entry`, only while every worker waits at `start`, and read by the
 // workers only after the change of `job_number`, whose release and acquire order the two. The rest is Sync by itself.
@@ -66,6 +94,7 @@ impl Pool {
             stopping: AtomicBool::new(false),
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
+            meeting: Meeting::default(),
         });
         let workers = (1..threads)
             .map(|thread| {
@@ -89,11 +118,9 @@ impl Pool {
     /// With the first panic of the job, after every thread has left it; and when called from inside a job.
     pub fn run(&self, job: impl Fn(usize) + Sync) {
         assert!(!INSIDE.get(), "a job must not enter a pool");
-        if self.workers.is_empty() {
-            return job(0);
-        }
         let _entry = lock(&self.entry);
         let shared = &*self.shared;
+        shared.meeting.reset();
         let job: &Job<'_> = &job;
         // SAFETY: only the lifetime changes. No worker uses the pointer after `unfinished` has come to 0, and this
         // function waits for that before it returns or unwinds, so the closure outlives every use.
@@ -104,11 +131,23 @@ impl Pool {
         shared.job_number.fetch_add(1, Ordering::SeqCst);
         shared.start.wake();
         shared.enter(|| job(0));
-        shared.finish.wait_until(|| shared.unfinished.load(Ordering::SeqCst) == 0);
+        shared.finish.wait_until(SPIN, || shared.unfinished.load(Ordering::SeqCst) == 0);
         let panic = lock(&shared.panic).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
+    }
+
+    /// `run` for work in phases: see `Team`. A panic of one thread ends the job on all.
+    pub fn team(&self, job: impl Fn(&Team<'_>) + Sync) {
+        let threads = self.threads();
+        self.run(|thread| {
+            let team = Team { thread, threads, meeting: &self.shared.meeting };
+            let _guard = BreakOnPanic(team.meeting);
+            job(&team);
+            // Nobody may look at the meeting any more when the next job resets it.
+            team.meet();
+        });
     }
 
     /// Calls `body(thread, index)` once for each index below `count`, in whatever order threads become free. A single
@@ -139,6 +178,74 @@ impl Pool {
             let begin = index * grain;
             body(begin..count.min(begin + grain));
         });
+    }
+}
+
+impl Meeting {
+    /// Only between jobs.
+    fn reset(&self) {
+        self.arrived.store(0, Ordering::Relaxed);
+        self.next.store(0, Ordering::Relaxed);
+        self.broken.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Team<'_> {
+    /// This thread's number, below `threads()`.
+    pub fn thread(&self) -> usize {
+        self.thread
+    }
+
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Waits until every thread is here. What they wrote before is visible to all afterwards.
+    pub fn meet(&self) {
+        let Meeting { arrived, phase, next, broken, gate } = self.meeting;
+        let current = phase.load(Ordering::SeqCst);
+        if arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
+            arrived.store(0, Ordering::Relaxed);
+            next.store(0, Ordering::Relaxed);
+            phase.store(current.wrapping_add(1), Ordering::SeqCst);
+            gate.wake();
+        } else {
+            let broken = || broken.load(Ordering::SeqCst);
+            gate.wait_until(TEAM_SPIN, || phase.load(Ordering::SeqCst) != current || broken());
+            if broken() {
+                resume_unwind(Box::new(Abandoned));
+            }
+        }
+    }
+
+    /// A phase: each index below `count` goes to whichever thread is free. Returns when all are done.
+    pub fn each(&self, count: usize, mut body: impl FnMut(usize)) {
+        loop {
+            let index = self.meeting.next.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                break;
+            }
+            body(index);
+        }
+        self.meet();
+    }
+
+    /// `each` by ranges of at most `grain`.
+    pub fn each_range(&self, count: usize, grain: usize, mut body: impl FnMut(Range<usize>)) {
+        let grain = grain.max(1);
+        self.each(count.div_ceil(grain), |index| body(index * grain..count.min((index + 1) * grain)));
+    }
+}
+
+/// Sends the others home when a thread unwinds, as it will not come to the next meeting.
+struct BreakOnPanic<'a>(&'a Meeting);
+
+impl Drop for BreakOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.broken.store(true, Ordering::SeqCst);
+            self.0.gate.wake();
+        }
     }
 }
 
@@ -189,7 +296,7 @@ impl Shared {
     fn work(&self, thread: usize) {
         let mut seen = 0;
         loop {
-            self.start.wait_until(|| self.job_number.load(Ordering::SeqCst) != seen);
+            self.start.wait_until(SPIN, || self.job_number.load(Ordering::SeqCst) != seen);
             if self.stopping.load(Ordering::Relaxed) {
                 return;
             }
@@ -210,7 +317,10 @@ impl Shared {
         let result = catch_unwind(AssertUnwindSafe(share));
         INSIDE.set(false);
         if let Err(panic) = result {
-            lock(&self.panic).get_or_insert(panic);
+            let mut first = lock(&self.panic);
+            if first.as_ref().is_none_or(|first| first.is::<Abandoned>()) {
+                *first = Some(panic);
+            }
         }
     }
 }
@@ -227,7 +337,7 @@ struct Gate {
 }
 
 impl Gate {
-    fn wait_until(&self, open: impl Fn() -> bool) {
+    fn wait_until(&self, spin: Duration, open: impl Fn() -> bool) {
         let begin = Instant::now();
         loop {
             for _ in 0..64 {
@@ -236,7 +346,7 @@ impl Gate {
                 }
                 std::hint::spin_loop();
             }
-            if begin.elapsed() > SPIN {
+            if begin.elapsed() > spin {
                 break;
             }
         }

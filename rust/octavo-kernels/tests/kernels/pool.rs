@@ -93,3 +93,48 @@ fn sleeping_workers_wake() {
         assert_eq!(count.load(Ordering::Relaxed), 4);
     }
 }
+
+#[test]
+fn a_team_ends_each_phase_together() {
+    for threads in [1, 2, 3, 7] {
+        let pool = Pool::new(threads);
+        let cells: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
+        pool.team(|team| {
+            for phase in 0..500 {
+                team.each(cells.len(), |index| {
+                    // Neighbours may be one phase ahead, and none may be behind.
+                    assert_eq!(cells[index].fetch_add(1, Ordering::Relaxed), phase);
+                });
+                team.each_range(cells.len(), 7, |range| {
+                    for index in range {
+                        assert_eq!(cells[cells.len() - 1 - index].load(Ordering::Relaxed), phase + 1);
+                    }
+                });
+            }
+        });
+        assert!(cells.iter().all(|cell| cell.load(Ordering::Relaxed) == 500));
+    }
+}
+
+#[test]
+fn a_panic_in_a_team_sends_everyone_home() {
+    let pool = Pool::new(3);
+    for culprit in 0..3 {
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            pool.team(|team| {
+                team.meet();
+                assert!(team.thread() != culprit, "thread {culprit} fails");
+                team.meet();
+                unreachable!("one of the team is gone");
+            });
+        }));
+        let message = result.expect_err("the panic").downcast::<String>().expect("its message");
+        assert_eq!(*message, format!("thread {culprit} fails"));
+        let met = AtomicUsize::new(0);
+        pool.team(|team| {
+            team.meet();
+            met.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(met.load(Ordering::Relaxed), 3);
+    }
+}
