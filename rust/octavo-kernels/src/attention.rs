@@ -1,22 +1,23 @@
-//! Causal attention over the paged cache: the call, which writes K and V and shares out the work.
+//! Causal attention over the paged cache: the calls, and what they share.
 //!
-//! schedule.rs cuts the step into items, work.rs computes one, state.rs merges its softmax over KV
-//! splits, matrix.rs does the products.
+//! A step enters by `attention`, one call a layer on slices, or, inside a team, by the two phases `rotate_and_store` and
+//! `attend`. store.rs rotates and writes K and V; schedule.rs cuts the step into items, work.rs computes one, state.rs
+//! merges its softmax over KV splits, matrix.rs does the products.
 
 mod schedule;
 mod state;
+mod store;
 mod work;
 
 use crate::error::check_length;
-use crate::pool::lock;
+use crate::pool::{Team, lock};
 use crate::simd::Element;
 use crate::{KernelError, KvCache, KvType};
 
 pub(crate) use schedule::Schedule;
+pub(crate) use store::Rotation;
+use store::{Source, Store, StoreCall};
 use work::{Call, Work};
-
-/// Elements of K and V below which the calling thread writes them alone.
-const WRITE_GRAIN: usize = 8 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionOptions {
@@ -27,6 +28,30 @@ pub struct AttentionOptions {
     /// Scores become softcap · tanh(score / softcap); 0 means that they stay.
     pub softcap: f32,
 }
+
+/// A step's fused projections, [tokens, stride]: all query heads, then all key heads, then all value heads of a token.
+#[derive(Clone, Copy)]
+pub(crate) struct QkvRows {
+    pub(crate) pointer: *mut f32,
+    pub(crate) stride: usize,
+}
+
+// SAFETY: a pointer like any other; who uses it says so in an unsafe block of his own.
+unsafe impl Send for QkvRows {}
+// SAFETY: as above.
+unsafe impl Sync for QkvRows {}
+
+/// Floats of a token's heads, [tokens, stride].
+#[derive(Clone, Copy)]
+pub(crate) struct HeadRows {
+    pub(crate) pointer: *mut f32,
+    pub(crate) stride: usize,
+}
+
+// SAFETY: as `QkvRows`.
+unsafe impl Send for HeadRows {}
+// SAFETY: as `QkvRows`.
+unsafe impl Sync for HeadRows {}
 
 impl KvCache {
     /// Writes key and value of the step's tokens into the cache, then attends from every query over its cached context.
@@ -44,7 +69,7 @@ impl KvCache {
         options: AttentionOptions,
     ) -> Result<(), KernelError> {
         let config = &self.config;
-        let tokens = self.slots.len();
+        let tokens = self.num_tokens;
         if layer >= config.num_layers {
             let (value, limit) = (layer as i64, config.num_layers as i64);
             return Err(KernelError::Index { name: "layer", at: 0, value, limit });
@@ -66,91 +91,127 @@ impl KvCache {
             );
             return Err(KernelError::Config(text));
         }
-        match config.dtype {
-            KvType::F32 => self.attend::<f32>(layer, group, query, key, value, out, options),
-            KvType::Bf16 => self.attend::<half::bf16>(layer, group, query, key, value, out, options),
-            KvType::F16 => self.attend::<half::f16>(layer, group, query, key, value, out, options),
-        }
+        self.prepare(group);
+        let read_only = |rows: &[f32], stride| HeadRows { pointer: rows.as_ptr().cast_mut(), stride };
+        let source = Source { query: None, key: read_only(key, kv_len), value: read_only(value, kv_len) };
+        let query = read_only(query, kv_len * group);
+        let out = HeadRows { pointer: out.as_mut_ptr(), stride: kv_len * group };
+        self.kernels.pool.team(|team| {
+            // SAFETY: the lengths were checked against the step's tokens; without a rotation, `store` only reads.
+            unsafe {
+                self.store(team, layer, source, None);
+                self.attend_rows(team, layer, query, out, options);
+            }
+        });
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "`attention` itself, for one element type")]
-    fn attend<E: Element + Sync>(
-        &mut self,
+    /// Shares out the step's work, for `group` query heads to a kv head; after `begin_step`, before a team attends.
+    pub(crate) fn prepare(&mut self, group: usize) {
+        let state_len = self.config.padded_head_dim() + 2;
+        self.schedule.prepare(&self.sequences, self.config.num_kv_heads, group, state_len);
+    }
+
+    /// Norms and rotates the heads of the step's tokens in place, and puts K and V into their slots. A phase.
+    ///
+    /// # Safety
+    /// `layer` is below num_layers; `qkv` has a row for each token of the step, which only this phase uses.
+    pub(crate) unsafe fn rotate_and_store(&self, team: &Team<'_>, layer: usize, qkv: QkvRows, rotation: &Rotation<'_>) {
+        let (query, kv) = (self.query_len(), self.config.num_kv_heads * self.config.head_dim);
+        let columns = |begin: usize| HeadRows { pointer: qkv.pointer.wrapping_add(begin), stride: qkv.stride };
+        let source = Source { query: Some(columns(0)), key: columns(query), value: columns(query + kv) };
+        // SAFETY: the caller's promise.
+        unsafe { self.store(team, layer, source, Some(rotation)) };
+    }
+
+    /// Attends from every query of the step over its cached context. A phase.
+    ///
+    /// # Safety
+    /// `layer` is below num_layers; `qkv` and `out` have a row for each token of the step; `out` is written by this
+    /// phase alone.
+    pub(crate) unsafe fn attend(
+        &self,
+        team: &Team<'_>,
         layer: usize,
-        group: usize,
-        query: &[f32],
-        key: &[f32],
-        value: &[f32],
-        out: &mut [f32],
+        qkv: QkvRows,
+        out: HeadRows,
         options: AttentionOptions,
     ) {
-        let config = &self.config;
-        let layer_elements = config.page_elements() * config.num_kv_heads * config.num_blocks;
-        let first_page = self.memory.pointer().cast::<E>();
-        // SAFETY: `layer` is below num_layers, and the mapping holds that many layers of `layer_elements`.
-        let pages = unsafe { first_page.add(layer * layer_elements) };
-        self.write(pages, key, value);
+        let query = HeadRows { pointer: qkv.pointer, stride: qkv.stride };
+        // SAFETY: the caller's promise.
+        unsafe { self.attend_rows(team, layer, query, out, options) };
+    }
 
-        let state_len = config.padded_head_dim() + 2;
-        self.schedule.prepare(&self.sequences, config.num_kv_heads, group, state_len);
-        let schedule = &mut self.schedule;
-        let call = Call {
-            config,
-            pages: pages.cast_const(),
-            table: &self.table,
-            sequences: &self.sequences,
-            query,
-            out: out.as_mut_ptr(),
-            group,
-            options,
-            partials: schedule.partials.as_mut_ptr(),
-            counters: &schedule.counters,
-        };
-        let kernels = &*self.kernels;
-        kernels.pool.for_each(schedule.items.len(), |thread, index| {
-            let mut scratch = lock(&schedule.scratch[thread]);
-            kernels.run(Work { call: &call, item: schedule.items[index], scratch: &mut scratch });
+    /// Floats of a token's query heads.
+    fn query_len(&self) -> usize {
+        self.config.num_kv_heads * self.schedule.group() * self.config.head_dim
+    }
+
+    /// # Safety
+    /// As `rotate_and_store`; without a rotation the rows are only read.
+    unsafe fn store(&self, team: &Team<'_>, layer: usize, source: Source, rotation: Option<&Rotation<'_>>) {
+        match self.config.dtype {
+            KvType::F32 => self.store_as::<f32>(team, layer, source, rotation),
+            KvType::Bf16 => self.store_as::<half::bf16>(team, layer, source, rotation),
+            KvType::F16 => self.store_as::<half::f16>(team, layer, source, rotation),
+        }
+    }
+
+    fn store_as<E: Element>(&self, team: &Team<'_>, layer: usize, source: Source, rotation: Option<&Rotation<'_>>) {
+        let pages = self.layer_pages::<E>(layer);
+        let call = StoreCall { config: &self.config, group: self.schedule.group(), pages, source, rotation };
+        team.each(self.blocks.len(), |index| {
+            let pieces = &self.pieces[self.blocks[index].clone()];
+            self.kernels.run(Store { call: &call, pieces });
         });
     }
 
-    /// Puts K and V of the step's tokens into their slots. A thread has all slots of the blocks that are its own, so no
-    /// two threads meet even where tokens share a slot.
-    fn write<E: Element>(&self, pages: *mut E, key: &[f32], value: &[f32]) {
-        let config = &self.config;
-        let pages = Pages(pages);
-        let threads = if key.len() < WRITE_GRAIN { 1 } else { self.kernels.threads() };
-        let write_share = |share: usize| {
-            let pages = &pages;
-            let (head_dim, width, block_size) = (config.head_dim, config.padded_head_dim(), config.block_size);
-            let mut rounded = [E::ZERO; 256];
-            for (token, &slot) in self.slots.iter().enumerate() {
-                let (block, offset) = (slot / block_size, slot % block_size);
-                if block % threads != share {
-                    continue;
-                }
-                for head in 0..config.num_kv_heads {
-                    let from = (token * config.num_kv_heads + head) * head_dim;
-                    E::round_slice(&key[from..][..head_dim], &mut rounded[..head_dim]);
-                    // SAFETY: the slot was checked against the number of blocks, so the page lies in this layer, and
-                    // only this thread has its block.
-                    unsafe {
-                        let page = pages.0.add((block * config.num_kv_heads + head) * config.page_elements());
-                        for (dimension, &element) in rounded[..head_dim].iter().enumerate() {
-                            *page.add(dimension * block_size + offset) = element;
-                        }
-                        let row = page.add(config.key_elements() + offset * width);
-                        let row = std::slice::from_raw_parts_mut(row, head_dim);
-                        E::round_slice(&value[from..][..head_dim], row);
-                    }
-                }
-            }
+    /// # Safety
+    /// As `attend`.
+    unsafe fn attend_rows(
+        &self,
+        team: &Team<'_>,
+        layer: usize,
+        query: HeadRows,
+        out: HeadRows,
+        options: AttentionOptions,
+    ) {
+        match self.config.dtype {
+            KvType::F32 => self.attend_as::<f32>(team, layer, query, out, options),
+            KvType::Bf16 => self.attend_as::<half::bf16>(team, layer, query, out, options),
+            KvType::F16 => self.attend_as::<half::f16>(team, layer, query, out, options),
+        }
+    }
+
+    fn attend_as<E: Element>(
+        &self,
+        team: &Team<'_>,
+        layer: usize,
+        query: HeadRows,
+        out: HeadRows,
+        options: AttentionOptions,
+    ) {
+        let schedule = &self.schedule;
+        let call = Call {
+            config: &self.config,
+            pages: self.layer_pages::<E>(layer).cast_const(),
+            table: &self.table,
+            sequences: &self.sequences,
+            query,
+            out,
+            group: schedule.group(),
+            options,
+            partials: schedule.partials(),
+            counters: &schedule.counters,
         };
-        if threads == 1 { write_share(0) } else { self.kernels.pool.run(write_share) }
+        let mut scratch = lock(&schedule.scratch[team.thread()]);
+        team.each(schedule.items.len(), |index| {
+            self.kernels.run(Work { call: &call, item: schedule.items[index], scratch: &mut scratch });
+        });
+    }
+
+    fn layer_pages<E>(&self, layer: usize) -> *mut E {
+        let layer_bytes = self.config.block_bytes() / self.config.num_layers * self.config.num_blocks;
+        self.memory.pointer().wrapping_add(layer * layer_bytes).cast()
     }
 }
-
-struct Pages<E>(*mut E);
-
-// SAFETY: the threads of `write` write different blocks.
-unsafe impl<E> Sync for Pages<E> {}

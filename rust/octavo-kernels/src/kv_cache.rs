@@ -5,6 +5,7 @@
 //! are lanes too, one matrix kernel does both products, and a decode step reads a page from end to end. V's rows are
 //! padded to a multiple of 16 (no padding for 64, 80, 96, 128, 256) and the padding stays zero.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::attention::Schedule;
@@ -130,6 +131,17 @@ pub(crate) struct Sequence {
     pub(crate) context: usize,
 }
 
+/// Neighbouring tokens of a step in neighbouring slots of one block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece {
+    /// The first one, in the step's columns.
+    pub(crate) token: usize,
+    pub(crate) count: usize,
+    pub(crate) block: usize,
+    /// Its slot in the block.
+    pub(crate) offset: usize,
+}
+
 /// Keys and values of every layer in blocks, and the block tables that say whose they are.
 pub struct KvCache {
     pub(crate) kernels: Arc<CpuKernels>,
@@ -138,8 +150,12 @@ pub struct KvCache {
     /// [max_num_seqs, max_blocks_per_seq], every entry below num_blocks.
     pub(crate) table: Vec<u32>,
     pub(crate) sequences: Vec<Sequence>,
-    /// Every entry below num_blocks · block_size.
-    pub(crate) slots: Vec<usize>,
+    /// Tokens of the step.
+    pub(crate) num_tokens: usize,
+    /// All of them once, those of a block together and in their order.
+    pub(crate) pieces: Vec<Piece>,
+    /// The pieces of each block.
+    pub(crate) blocks: Vec<Range<usize>>,
     pub(crate) schedule: Schedule,
 }
 
@@ -162,7 +178,9 @@ impl KvCache {
             memory,
             table: vec![0; table_len],
             sequences: Vec::with_capacity(config.max_num_seqs),
-            slots: Vec::new(),
+            num_tokens: 0,
+            pieces: Vec::new(),
+            blocks: Vec::new(),
             schedule,
         })
     }
@@ -194,8 +212,8 @@ impl KvCache {
         for (&source, &target) in meta.copy_source.iter().zip(meta.copy_target) {
             self.copy_block(source as usize, target as usize);
         }
-        self.slots.clear();
-        self.slots.extend(meta.slot_mapping.iter().map(|&slot| slot as usize));
+        self.num_tokens = meta.slot_mapping.len();
+        self.collect_pieces(meta.slot_mapping);
         self.sequences.clear();
         for (index, (&row, &seq_len)) in meta.row.iter().zip(meta.seq_len).enumerate() {
             let query_begin = meta.query_start[index] as usize;
@@ -205,6 +223,25 @@ impl KvCache {
         }
         self.schedule.invalidate();
         Ok(())
+    }
+
+    fn collect_pieces(&mut self, slots: &[i64]) {
+        let block_size = self.config.block_size;
+        self.pieces.clear();
+        for (token, &slot) in slots.iter().enumerate() {
+            let (block, offset) = (slot as usize / block_size, slot as usize % block_size);
+            match self.pieces.last_mut() {
+                Some(last) if last.block == block && last.offset + last.count == offset => last.count += 1,
+                _ => self.pieces.push(Piece { token, count: 1, block, offset }),
+            }
+        }
+        self.pieces.sort_by_key(|piece| piece.block);
+        self.blocks.clear();
+        let mut begin = 0;
+        for pieces in self.pieces.chunk_by(|a, b| a.block == b.block) {
+            self.blocks.push(begin..begin + pieces.len());
+            begin += pieces.len();
+        }
     }
 
     fn copy_block(&mut self, source: usize, target: usize) {

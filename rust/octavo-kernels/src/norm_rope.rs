@@ -111,6 +111,12 @@ impl CpuKernels {
         Ok(())
     }
 
+    /// out = rms_norm(x) for one row, on the calling thread.
+    pub(crate) fn rms_norm_row(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        out.copy_from_slice(x);
+        self.run(RmsNorm { x: out, weight, eps });
+    }
+
     /// Norms the rows of `out`, after copying `x` there if given, and adding it to `residual` if given.
     fn normalise(&self, x: Option<&[f32]>, out: &mut [f32], residual: Option<&mut [f32]>, weight: &[f32], eps: f32) {
         let width = weight.len();
@@ -142,10 +148,10 @@ fn check_rows(name: &'static str, length: usize, row_len: usize) -> Result<(), K
     }
 }
 
-struct RmsNorm<'a> {
-    x: &'a mut [f32],
-    weight: &'a [f32],
-    eps: f32,
+pub(crate) struct RmsNorm<'a> {
+    pub(crate) x: &'a mut [f32],
+    pub(crate) weight: &'a [f32],
+    pub(crate) eps: f32,
 }
 
 impl Kernel for RmsNorm<'_> {
@@ -193,12 +199,12 @@ impl Kernel for AddTo<'_> {
     }
 }
 
-struct Rope<'a> {
+pub(crate) struct Rope<'a> {
     /// One token's heads.
-    heads: &'a mut [f32],
-    head_dim: usize,
+    pub(crate) heads: &'a mut [f32],
+    pub(crate) head_dim: usize,
     /// rotary_dim / 2 cosines, then as many sines.
-    angles: &'a [f32],
+    pub(crate) angles: &'a [f32],
 }
 
 impl Kernel for Rope<'_> {

@@ -4,6 +4,7 @@
 //! KV splits are items too, so that a single long context keeps every thread busy; whoever finishes the last split of
 //! a tile merges them in order.
 
+use std::cell::UnsafeCell;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
@@ -45,11 +46,15 @@ pub(crate) struct Schedule {
     group: usize,
     pub(super) items: Vec<Item>,
     pub(super) counters: Vec<AtomicU32>,
-    /// [row, padded head_dim + 2]: softmax states of the items with a `join`.
-    pub(super) partials: Vec<f32>,
+    /// [row, padded head_dim + 2]
+    partials: Vec<UnsafeCell<f32>>,
     /// One a thread.
     pub(super) scratch: Vec<Mutex<Scratch>>,
 }
+
+// SAFETY: the partial states are written by one item each, and read by the join's last one, ordered by its counter. The
+// rest is Sync by itself.
+unsafe impl Sync for Schedule {}
 
 impl Schedule {
     pub(crate) fn new(threads: usize) -> Self {
@@ -60,6 +65,15 @@ impl Schedule {
             partials: Vec::new(),
             scratch: (0..threads).map(|_| Mutex::default()).collect(),
         }
+    }
+
+    pub(crate) fn group(&self) -> usize {
+        self.group
+    }
+
+    /// Memory for the softmax states of the items with a `join`.
+    pub(super) fn partials(&self) -> *mut f32 {
+        UnsafeCell::raw_get(self.partials.as_ptr())
     }
 
     /// The step has changed.
@@ -112,6 +126,7 @@ impl Schedule {
             std::cmp::Reverse((item.token_end - item.token_begin) * (item.split_end - item.split_begin))
         });
         self.counters.resize_with(num_joins.max(self.counters.len()), AtomicU32::default);
-        self.partials.resize((num_rows * state_len).max(self.partials.len()), 0.0);
+        let partials = (num_rows * state_len).max(self.partials.len());
+        self.partials.resize_with(partials, UnsafeCell::default);
     }
 }

@@ -12,9 +12,9 @@ use crate::kv_cache::{KvCacheConfig, Sequence};
 use crate::matrix::{MAX_STRIPS, Product};
 use crate::simd::{Element, Kernel, LANES, Simd};
 
-use super::AttentionOptions;
 use super::schedule::{Item, Join, SPLIT};
 use super::state::State;
+use super::{AttentionOptions, HeadRows};
 
 /// Positions whose scores are computed together.
 const TILE: usize = 64;
@@ -33,9 +33,9 @@ pub(super) struct Call<'a, E> {
     pub(super) pages: *const E,
     pub(super) table: &'a [u32],
     pub(super) sequences: &'a [Sequence],
-    pub(super) query: &'a [f32],
-    /// As long as `query`; each item writes the rows of its own tokens and heads.
-    pub(super) out: *mut f32,
+    pub(super) query: HeadRows,
+    /// Each item writes the rows of its own tokens and heads.
+    pub(super) out: HeadRows,
     pub(super) group: usize,
     pub(super) options: AttentionOptions,
     pub(super) partials: *mut f32,
@@ -44,7 +44,7 @@ pub(super) struct Call<'a, E> {
 
 // SAFETY: the pages are only read; `out` and `partials` are written by one item for each element, or, after the join's
 // counter has ordered the accesses, read by its last one.
-unsafe impl<E: Sync> Sync for Call<'_, E> {}
+unsafe impl<E> Sync for Call<'_, E> {}
 
 /// A thread's working memory.
 #[derive(Default)]
@@ -126,14 +126,13 @@ impl<E: Element> Kernel for Work<'_, E> {
         }
         let first_token = sequence.query_begin + item.token_begin;
         for row in 0..rows {
-            let head = (first_token + row / call.group) * call.config.num_kv_heads * call.group
-                + item.kv_head * call.group
-                + row % call.group;
-            // SAFETY: the head lies inside `out`, as long as `query`, and is this item's alone; `total` has the row.
+            let head = item.kv_head * call.group + row % call.group;
+            // SAFETY: `out` has the step's tokens and heads, and this one is this item's alone; `total` has the row.
             unsafe {
                 total.scale(simd, row, 1.0 / *total.sum.add(row));
                 let from = total.numerator.add(row * width);
-                std::ptr::copy_nonoverlapping(from, call.out.add(head * head_dim), head_dim);
+                let to = call.out.pointer.add((first_token + row / call.group) * call.out.stride + head * head_dim);
+                std::ptr::copy_nonoverlapping(from, to, head_dim);
             }
         }
     }
@@ -151,10 +150,13 @@ fn is_last(counters: &[AtomicU32], join: &Join) -> bool {
 
 fn gather_queries<E>(call: &Call<'_, E>, sequence: &Sequence, item: &Item, to: &mut [f32]) {
     let (head_dim, group) = (call.config.head_dim, call.group);
-    let heads = call.config.num_kv_heads * group;
     let tokens = sequence.query_begin + item.token_begin..sequence.query_begin + item.token_end;
     for (token, to) in tokens.zip(to.chunks_exact_mut(group * head_dim)) {
-        let from = &call.query[(token * heads + item.kv_head * group) * head_dim..][..group * head_dim];
+        // SAFETY: `query` has the step's tokens and heads.
+        let from = unsafe {
+            let from = call.query.pointer.add(token * call.query.stride + item.kv_head * group * head_dim);
+            std::slice::from_raw_parts(from.cast_const(), group * head_dim)
+        };
         for (to, from) in to.iter_mut().zip(from) {
             *to = from * call.options.scale;
         }
