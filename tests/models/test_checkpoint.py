@@ -104,7 +104,7 @@ def test_a_tokenizer_from_elsewhere(tmp_path: Path) -> None:
 def test_a_gguf_tokenizer_that_is_not_supported_can_be_replaced(tmp_path: Path) -> None:
     model = write_gguf(tmp_path / "m.gguf", tensors(), metadata={"tokenizer.ggml.model": "bert"})
     with pytest.raises(ModelError, match="name another tokenizer with --tokenizer"):
-        opened(model)
+        _ = opened(model).eos_token_ids
     other = resolve(str(write_folder(tmp_path / "other", config=None)), weights=False)
     checkpoint = opened(model, tokenizer=other)
     assert json.loads(checkpoint.tokenizer_json) == TOKENIZER_JSON

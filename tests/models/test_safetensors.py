@@ -45,6 +45,15 @@ def test_tensors_are_those_of_the_official_writer(tmp_path: Path) -> None:
         assert not read.flags.writeable
 
 
+def test_stored_matrices_are_the_files_own_bytes(tmp_path: Path) -> None:
+    values = np.arange(6, dtype=np.float16).reshape(2, 3)
+    save_file({"half": values}, tmp_path / "model.safetensors")
+    stored = SafetensorsWeights(weight_files(tmp_path)).stored("half")
+    assert (stored.rows, stored.encoding, stored.interleaved_head) == (2, "F16", 0)
+    assert stored.data.tobytes() == values.tobytes()
+    assert (stored.data.shape, stored.data.flags.owndata, stored.data.flags.writeable) == ((2, 6), False, False)
+
+
 def test_bfloat16_comes_as_bits(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(raw({"w": entry("BF16", [2], [0, 4])}, b"\x80\x3f\x00\xc0"))

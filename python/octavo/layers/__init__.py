@@ -1,1 +1,1 @@
-"""Torch layers which models share: `linear` multiplies, `rope` makes the rotary table."""
+"""Torch layers which models share: `linear` multiplies."""

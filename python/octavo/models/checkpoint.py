@@ -5,8 +5,7 @@
 Opening reads headers and small JSON files, no weights and no torch: the API process opens a checkpoint too.
 """
 
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Iterator
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,35 +16,14 @@ from octavo.models.gguf import GGUFFile
 from octavo.models.gguf_model import GGUFWeights, gguf_config
 from octavo.models.safetensors import SafetensorsWeights
 from octavo.models.source import Source
-from octavo.models.tensor import TensorInfo, Weights
-from octavo.models.tokenizer import GGUFVocabulary
+from octavo.models.tensor import StoredTensor, TensorInfo, Weights
+from octavo.models.tokenizer_files import FolderTokenizer, GGUFTokenizer, TokenizerFiles
 
-__all__ = ["Checkpoint", "TensorInfo", "TokenizerFiles", "open_checkpoint"]
+__all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
 
 _LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length")
 _UNSCALED_ROPE = ("default", "llama3", "longrope", "su", "mrope")
 """Rope types whose max_position_embeddings is the extended length already, or which have no factor."""
-
-
-class TokenizerFiles:
-    """What a source says of its tokenizer: built or read when first asked for, since the engine needs none of it."""
-
-    def __init__(
-        self,
-        build_json: Callable[[], bytes],
-        *,
-        chat_template: str | None,
-        special_tokens: dict[str, str],
-        eos_token_ids: tuple[int, ...],
-    ) -> None:
-        self._build_json = build_json
-        self.chat_template = chat_template
-        self.special_tokens = special_tokens
-        self.eos_token_ids = eos_token_ids
-
-    @cached_property
-    def json(self) -> bytes:
-        return self._build_json()
 
 
 class Checkpoint:
@@ -57,40 +35,41 @@ class Checkpoint:
         config: dict[str, Any],
         *,
         weights: Weights | None,
-        tokenizer: TokenizerFiles,
+        tokenizers: tuple[TokenizerFiles, ...],
         generation_config: dict[str, Any] | None = None,
         max_model_len: int | None = None,
     ) -> None:
+        """`tokenizers`: the first is the tokenizer; the chat template comes from the first that has one."""
         self.source = source
         self.config = config
         """In the form of a Hugging Face config.json."""
         self.generation_config = generation_config or {}
         """The model's recommended sampling; empty when it names none."""
         self._weights = weights
-        self._tokenizer = tokenizer
+        self._tokenizers = tokenizers
         self.max_model_len = max_model_len or _max_model_len(source, config)
         """The longest context that the config allows, in tokens."""
 
     @property
     def tokenizer_json(self) -> bytes:
         """A complete tokenizer.json. ModelError when the model has none that can be used."""
-        return self._tokenizer.json
+        return self._tokenizers[0].json
 
     @property
     def chat_template(self) -> str | None:
         """Jinja source; None when the model is no chat model."""
-        return self._tokenizer.chat_template
+        return next((found for files in self._tokenizers if (found := files.chat_template) is not None), None)
 
     @property
     def special_tokens(self) -> dict[str, str]:
         """bos_token, eos_token, … as text, for the chat template."""
-        return self._tokenizer.special_tokens
+        return self._tokenizers[0].special_tokens
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer, the main one first; may be empty."""
         own = _ids(self.generation_config.get("eos_token_id")) or _ids(self.config.get("eos_token_id"))
-        return tuple(dict.fromkeys((*own, *self._tokenizer.eos_token_ids)))
+        return tuple(dict.fromkeys((*own, *self._tokenizers[0].eos_token_ids)))
 
     def tensors(self) -> Iterator[tuple[str, TensorInfo]]:
         """Every tensor, known from the headers alone. Empty when the source was resolved without weights."""
@@ -106,65 +85,40 @@ class Checkpoint:
             raise KeyError(name)
         return self._weights.read(name)
 
+    def stored(self, name: str) -> StoredTensor:
+        """The bytes of matrix `name` as they lie in the mapped file. KeyError for an unknown name."""
+        if self._weights is None:
+            raise KeyError(name)
+        return self._weights.stored(name)
+
 
 def open_checkpoint(source: Source, *, tokenizer: Source | None = None) -> Checkpoint:
     """Opens a resolved source. With `tokenizer` the tokenizer is taken from there, and the chat template if it has one.
 
     Raises ModelError for files that are missing, damaged or not supported.
     """
+    others = () if tokenizer is None else (_tokenizer_of(tokenizer),)
     if source.format == "gguf":
-        return _open_gguf(source, tokenizer)
-    config = folders.read_config(source.path)
+        file = GGUFFile(source.path)
+        config = gguf_config(file)
+        return Checkpoint(
+            source,
+            config,
+            weights=GGUFWeights(file, config),
+            tokenizers=(*others, GGUFTokenizer(file)),
+            max_model_len=config["max_position_embeddings"],
+        )
     return Checkpoint(
         source,
-        config,
+        folders.read_config(source.path),
         weights=SafetensorsWeights(source.files) if source.files else None,
-        tokenizer=_tokenizer_of(tokenizer or source, default_template=folders.chat_template(source.path)),
+        tokenizers=(*others, FolderTokenizer(source.path)),
         generation_config=folders.read_json(source.path / "generation_config.json"),
     )
 
 
-def _open_gguf(source: Source, tokenizer: Source | None) -> Checkpoint:
-    file = GGUFFile(source.path)
-    config = gguf_config(file)
-    own_template = _gguf_template(file)
-    return Checkpoint(
-        source,
-        config,
-        weights=GGUFWeights(file, config),
-        tokenizer=_gguf_tokenizer(file)
-        if tokenizer is None
-        else _tokenizer_of(tokenizer, default_template=own_template),
-        max_model_len=config["max_position_embeddings"],
-    )
-
-
-def _tokenizer_of(source: Source, default_template: str | None) -> TokenizerFiles:
-    if source.format == "gguf":
-        return _gguf_tokenizer(GGUFFile(source.path), default_template)
-    special_tokens = folders.special_tokens(source.path)
-    eos = folders.token_id(source.path, special_tokens.get("eos_token"))
-    return TokenizerFiles(
-        lambda: folders.tokenizer_json(source.path),
-        chat_template=folders.chat_template(source.path) or default_template,
-        special_tokens=special_tokens,
-        eos_token_ids=() if eos is None else (eos,),
-    )
-
-
-def _gguf_tokenizer(file: GGUFFile, default_template: str | None = None) -> TokenizerFiles:
-    vocabulary = GGUFVocabulary(file.metadata, str(file.path))
-    return TokenizerFiles(
-        vocabulary.tokenizer_json,
-        chat_template=_gguf_template(file) or default_template,
-        special_tokens=vocabulary.special_tokens,
-        eos_token_ids=vocabulary.eos_token_ids,
-    )
-
-
-def _gguf_template(file: GGUFFile) -> str | None:
-    template = file.metadata.get("tokenizer.chat_template")
-    return template if isinstance(template, str) and template else None
+def _tokenizer_of(source: Source) -> TokenizerFiles:
+    return GGUFTokenizer(GGUFFile(source.path)) if source.format == "gguf" else FolderTokenizer(source.path)
 
 
 def _ids(value: object) -> tuple[int, ...]:

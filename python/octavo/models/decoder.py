@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from octavo.layers.linear import Linear
-from octavo.layers.rope import cos_sin_table
+from octavo.models.rope import cos_sin_table
 from octavo.models.spec import DecoderSpec
 
 
@@ -50,7 +50,7 @@ class Decoder:
         self._layers = [_Layer(spec, index, parameters) for index in range(spec.num_layers)]
         self._final_norm = parameters.pop("final_norm")
         self._head = Linear(self._embedding, reorder=False) if spec.tied_head else Linear(parameters.pop("head"))
-        self._cos_sin = cos_sin_table(spec.rope, max_model_len)
+        self._cos_sin = torch.from_numpy(cos_sin_table(spec.rope, max_model_len))
         following = [layer.attention_norm for layer in self._layers[1:]]
         self._next_norms = [*following, self._final_norm]
 

@@ -1,23 +1,23 @@
 """The GGUF container: metadata and tensors, checked against the file's size before anything is believed.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian). The header of
-SmolLM2 (49,152 tokens, 48,900 merges) is read in 0.1 s; the `gguf` package's reader takes 2 s, so that package gives
-only the block layouts and the dequantisation. `gguf_model` turns the result into a Hugging Face config and names.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian). Lists of strings,
+which are most of a header, are stepped over and decoded when they are first used: the engine never needs SmolLM2's
+49,152 tokens and 48,900 merges. `gguf_model` turns the result into a Hugging Face config and names.
 """
 
 import math
 import mmap
 import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from octavo.errors import ModelError
+from octavo.models.ggml import TYPES, TensorType, dequantise
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
@@ -25,26 +25,43 @@ _MAX_DIMENSIONS = 4
 _MAX_NESTING = 4
 _MIN_KEY_VALUE_BYTES = 8 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
-_UNQUANTISED = {
-    GGMLQuantizationType.F32: "<f4",
-    GGMLQuantizationType.F16: "<f2",
-    GGMLQuantizationType.BF16: "<u2",
-    GGMLQuantizationType.F64: "<f8",
-    GGMLQuantizationType.I8: "|i1",
-    GGMLQuantizationType.I16: "<i2",
-    GGMLQuantizationType.I32: "<i4",
-    GGMLQuantizationType.I64: "<i8",
-}
+_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
     shape: tuple[int, ...]
     """Rows first: the reverse of the order in the file."""
-    type: GGMLQuantizationType
+    type: TensorType
     offset: int
     """From the start of the file."""
     nbytes: int
+
+
+class GGUFStrings(Sequence[str]):
+    """A list of strings in a mapped file, decoded at its first use. ModelError when one of them is not UTF-8."""
+
+    def __init__(self, file: "GGUFFile", start: int, count: int) -> None:
+        self._file, self._start, self._count = file, start, count
+        self._values: list[str] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._decoded()[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._decoded())
+
+    def _decoded(self) -> list[str]:
+        if self._values is None:
+            self._values = self._file.strings(self._start, self._count)
+        return self._values
 
 
 class GGUFFile:
@@ -64,10 +81,13 @@ class GGUFFile:
 
     def read(self, name: str) -> NDArray[Any]:
         """Tensor `name`: a read-only view for unquantised types (BF16 as its uint16 bits), else new float32."""
-        tensor = self.tensors[name]
-        if (plain := _UNQUANTISED.get(tensor.type)) is not None:
-            return self.rows(name).view(plain).reshape(tensor.shape)
-        return self.dequantise(name, self.rows(name))
+        tensor, rows = self.tensors[name], self.rows(name)
+        if tensor.type.plain is not None:
+            return rows.view(tensor.type.plain).reshape(tensor.shape)
+        try:
+            return dequantise(rows, tensor.type)
+        except ModelError as error:
+            raise ModelError(f"{self.path}: tensor {name!r} has the type {tensor.type.name}, {error}") from None
 
     def rows(self, name: str) -> NDArray[np.uint8]:
         """The stored bytes of tensor `name`, one row for each row of the tensor: uint8[rows, bytes a row]."""
@@ -75,15 +95,20 @@ class GGUFFile:
         data = np.frombuffer(self._map, dtype=np.uint8, count=tensor.nbytes, offset=tensor.offset)
         return data.reshape(*tensor.shape[:-1], -1)
 
-    def dequantise(self, name: str, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Float32 of stored rows of tensor `name`. ModelError for a type that cannot be dequantised."""
-        kind = self.tensors[name].type
+    def strings(self, start: int, count: int) -> list[str]:
+        """`count` strings that lie one after another from byte `start`, within the file."""
+        values: list[str] = []
+        for _ in range(count):
+            end = start + 8 + _LENGTH.unpack_from(self._map, start)[0]
+            values.append(self._text(start + 8, end))
+            start = end
+        return values
+
+    def _text(self, start: int, end: int) -> str:
         try:
-            return dequantize(rows, kind)
-        except NotImplementedError as error:
-            raise ModelError(
-                f"{self.path}: tensor {name!r} has the type {kind.name}, which is not supported"
-            ) from error
+            return self._map[start:end].decode()
+        except UnicodeDecodeError as error:
+            raise self._damaged(f"the string at byte {start} is not UTF-8") from error
 
     def _damaged(self, reason: str) -> ModelError:
         return ModelError(f"{self.path} is damaged or no GGUF file: {reason}")
@@ -102,10 +127,7 @@ class GGUFFile:
     def _string(self) -> str:
         size = self._scalar("<Q")
         start = self._take(size)
-        try:
-            return self._map[start : start + size].decode()
-        except UnicodeDecodeError as error:
-            raise self._damaged(f"the string at byte {start} is not UTF-8") from error
+        return self._text(start, start + size)
 
     def _count(self, what: str, min_bytes: int) -> int:
         """A count of things that take `min_bytes` or more each; more than the file can hold is an error."""
@@ -123,7 +145,7 @@ class GGUFFile:
             raise self._damaged(f"unknown metadata type {kind} at byte {self._position}")
         return self._scalar(_SCALARS[kind])
 
-    def _array(self, nesting: int) -> list[Any]:
+    def _array(self, nesting: int) -> Sequence[Any]:
         if nesting == _MAX_NESTING:
             raise self._damaged("its metadata is nested too deeply")
         kind = self._scalar("<I")
@@ -132,7 +154,20 @@ class GGUFFile:
             start = self._take(count * struct.calcsize(_SCALARS[kind]))
             return list(struct.unpack_from(f"<{count}{_SCALARS[kind][1]}", self._map, start))
         count = self._count("array elements", 8)
+        if kind == _STRING:
+            return self._skip_strings(count)
         return [self._value(kind, nesting + 1) for _ in range(count)]
+
+    def _skip_strings(self, count: int) -> GGUFStrings:
+        start = position = self._position
+        unpack, mapped = _LENGTH.unpack_from, self._map
+        try:
+            for _ in range(count):
+                position += 8 + unpack(mapped, position)[0]
+        except (struct.error, OverflowError):
+            position = len(mapped) + 1
+        self._take(position - start)
+        return GGUFStrings(self, start, count)
 
     def _read_header(self) -> None:
         if self._map[:4] != b"GGUF":
@@ -171,14 +206,11 @@ class GGUFFile:
     ) -> None:
         if name in self.tensors:
             raise self._damaged(f"tensor {name!r} stands there twice")
-        try:
-            kind = GGMLQuantizationType(type_id)
-        except ValueError as error:
-            raise ModelError(f"{self.path}: tensor {name!r} has the unknown type number {type_id}") from error
-        block_elements, block_bytes = GGML_QUANT_SIZES[kind]
-        if shape[-1] % block_elements:
+        if (kind := TYPES.get(type_id)) is None:
+            raise ModelError(f"{self.path}: tensor {name!r} has the unknown type number {type_id}")
+        if shape[-1] % kind.block_elements:
             raise self._damaged(f"rows of tensor {name!r} are no whole number of {kind.name} blocks")
-        nbytes = math.prod(shape) // block_elements * block_bytes
+        nbytes = math.prod(shape) // kind.block_elements * kind.block_bytes
         if offset % alignment:
             raise self._damaged(f"tensor {name!r} starts at offset {offset}, which is not aligned to {alignment}")
         start = data_start + offset

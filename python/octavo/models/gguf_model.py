@@ -4,7 +4,7 @@
     GGUFWeights(file)   the tensors under Hugging Face names
 
 llama.cpp stores q and k of the llama architecture with the two halves of every head interleaved, for its own rotary
-kernel; rows are put back here.
+kernel: `read` puts rows back, `stored` says so.
 """
 
 import math
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from octavo.errors import ModelError
 from octavo.models.gguf import GGUFFile
-from octavo.models.tensor import TensorInfo
+from octavo.models.tensor import StoredTensor, TensorInfo
 
 _ARCHITECTURES = {
     "llama": ("LlamaForCausalLM", "llama"),
@@ -171,9 +171,9 @@ class GGUFWeights:
     def __init__(self, file: GGUFFile, config: dict[str, Any]) -> None:
         self._file = file
         self._names = {_hugging_face_name(name, file): name for name in file.tensors if name != _ROPE_FACTORS}
-        self._permuted_heads: dict[str, int] = {}
+        self._interleaved_heads: dict[str, int] = {}
         if config["model_type"] == "llama":
-            self._permuted_heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+            self._interleaved_heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
 
     def tensors(self) -> Iterator[tuple[str, TensorInfo]]:
         for name, stored in self._names.items():
@@ -181,18 +181,28 @@ class GGUFWeights:
             yield name, TensorInfo(tensor.shape, tensor.type.name, tensor.nbytes)
 
     def read(self, name: str) -> NDArray[Any]:
+        """Interleaved rows of each head, (x0 y0 x1 y1 …), come back as (x0 x1 … y0 y1 …)."""
+        values, head = self._file.read(self._names[name]), self._interleaved_head(name)
+        if head == 0:
+            return values
+        pairs = values.reshape(values.shape[0] // head, head // 2, 2, *values.shape[1:])
+        return pairs.swapaxes(1, 2).reshape(values.shape)
+
+    def stored(self, name: str) -> StoredTensor:
+        tensor, rows = self._file.tensors[self._names[name]], self._file.rows(self._names[name])
+        return StoredTensor(rows, rows.shape[0], tensor.type.name, self._interleaved_head(name))
+
+    def _interleaved_head(self, name: str) -> int:
+        """Rows of one head where they are interleaved, else 0."""
         stored = self._names[name]
         match = _LAYER_TENSOR.fullmatch(stored)
-        num_heads = self._permuted_heads.get(match[2]) if match else None
-        values = self._file.read(stored)
-        return values if num_heads is None else self._unpermuted(name, values, num_heads)
-
-    def _unpermuted(self, name: str, values: NDArray[Any], num_heads: int) -> NDArray[Any]:
-        """Rows of each head from (x0 y0 x1 y1 …) back to (x0 x1 … y0 y1 …)."""
-        if values.shape[0] % (2 * num_heads):
-            raise ModelError(f"{self._file.path}: {values.shape[0]} rows of {name} do not fit {num_heads} heads")
-        pairs = values.reshape(num_heads, -1, 2, *values.shape[1:])
-        return pairs.swapaxes(1, 2).reshape(values.shape)
+        num_heads = self._interleaved_heads.get(match[2]) if match else None
+        if num_heads is None:
+            return 0
+        rows = self._file.tensors[stored].shape[0]
+        if rows % (2 * num_heads):
+            raise ModelError(f"{self._file.path}: {rows} rows of {name} do not fit {num_heads} heads")
+        return rows // num_heads
 
 
 def _hugging_face_name(name: str, file: GGUFFile) -> str:

@@ -1,6 +1,7 @@
 """Rotary frequencies from a config: default, linear, llama3 and YaRN scaling.
 
     rope_spec(config, head_dim) -> RopeSpec
+    cos_sin_table(rope, length)              what the kernels read
 
 Computed in float32 step by step, because the models were trained with float32 frequencies: at position 8,000 a
 frequency that is more exact turns the fastest pairs by a visible angle.
@@ -47,6 +48,17 @@ def rope_spec(config: ConfigReader, head_dim: int) -> RopeSpec:
     else:
         frequencies = np.float32(1) / wavelengths
     return RopeSpec(inverse_frequencies=tuple(float(f) for f in frequencies), magnitude=magnitude)
+
+
+def cos_sin_table(rope: RopeSpec, length: int) -> NDArray[np.float32]:
+    """f32 [length, rotary_dim]: cosines in the first half of a row, sines in the second.
+
+    Angles are rounded to float32 as in the models' training code; only the functions are taken in double precision.
+    """
+    positions = np.arange(length, dtype=np.float32)[:, None]
+    angles = (positions * np.array(rope.inverse_frequencies, dtype=np.float32)).astype(np.float64)
+    table = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * rope.magnitude
+    return table.astype(np.float32)
 
 
 def _original_length(scaling: ConfigReader, config: ConfigReader) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.errors import ModelError
-from octavo.models.tensor import TensorInfo
+from octavo.models.tensor import StoredTensor, TensorInfo
 
 INDEX_NAME = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 100_000_000
@@ -102,9 +102,16 @@ class SafetensorsFile:
     def read(self, name: str) -> NDArray[Any]:
         """The tensor as a read-only view of the file; see `TensorInfo.dtype` for types which NumPy lacks."""
         info = self.tensors[name]
+        return self._stored_bytes(name).view(_NUMPY_TYPES[info.dtype]).reshape(info.shape)
+
+    def stored(self, name: str) -> StoredTensor:
+        info = self.tensors[name]
+        rows = info.shape[0]
+        return StoredTensor(self._stored_bytes(name).reshape(rows, -1), rows, info.dtype)
+
+    def _stored_bytes(self, name: str) -> NDArray[np.uint8]:
         start = self._offsets[name]
-        flat = self._bytes[start : start + info.nbytes].view(np.ndarray)
-        return flat.view(_NUMPY_TYPES[info.dtype]).reshape(info.shape)
+        return self._bytes[start : start + self.tensors[name].nbytes].view(np.ndarray)
 
 
 class SafetensorsWeights:
@@ -128,6 +135,9 @@ class SafetensorsWeights:
 
     def read(self, name: str) -> NDArray[Any]:
         return self._owner[name].read(name)
+
+    def stored(self, name: str) -> StoredTensor:
+        return self._owner[name].stored(name)
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

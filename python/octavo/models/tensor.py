@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 
@@ -23,6 +24,19 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """The bytes of a matrix where they lie in a mapped file: nothing is copied or decoded."""
+
+    data: NDArray[np.uint8]
+    """[rows, bytes a row], read-only."""
+    rows: int
+    encoding: str
+    """F32, F16, BF16, or the name of GGML's blocks: `TensorInfo.dtype`."""
+    interleaved_head: int = 0
+    """Rows of one head, where llama.cpp stores the two halves of each head interleaved; else 0."""
+
+
 class Weights(Protocol):
     """Named tensors of one checkpoint, under Hugging Face names."""
 
@@ -35,4 +49,8 @@ class Weights(Protocol):
 
         BF16 comes as its uint16 bits, 8-bit floats as uint8; GGML's quantised types are dequantised to float32.
         """
+        ...
+
+    def stored(self, name: str) -> StoredTensor:
+        """A matrix as its bytes. KeyError for an unknown name, ModelError for rows that are no whole heads."""
         ...

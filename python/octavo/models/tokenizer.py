@@ -8,7 +8,7 @@ fallback, written as Llama 2's converted tokenizer is: merges ordered by the sco
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from octavo.errors import ModelError
@@ -84,9 +84,10 @@ class GGUFVocabulary:
 
     def _strings(self, key: str) -> list[str]:
         values = self._get(key)
-        if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
+        texts = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
+        if not texts or not all(isinstance(text, str) for text in texts):
             raise self._damaged(f"tokenizer.ggml.{key} is no list of strings")
-        return values
+        return texts
 
     def _numbers(self, key: str, default: int | None = None) -> list[Any]:
         values = self._get(key)
