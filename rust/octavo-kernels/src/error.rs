@@ -21,6 +21,8 @@ pub enum KernelError {
     Index { name: &'static str, at: usize, value: i64, limit: i64 },
     #[error("cannot allocate {bytes} bytes for the KV cache: {reason}")]
     Allocation { bytes: u64, reason: String },
+    #[error("cannot allocate {bytes} bytes for weights")]
+    OutOfMemory { bytes: usize },
     /// These rows hold no token that may be chosen: every logit is NaN, banned or minus infinity. The other rows are done.
     #[error("no token can be sampled for rows {rows:?}: every logit is NaN or minus infinity")]
     NoToken { rows: Vec<usize> },

@@ -3,6 +3,7 @@
 //! No Python and no model here: slices in, slices out, lengths and indices checked once at the public functions. The
 //! modules in the order in which a step meets them:
 //! - `dispatch`: which instruction set runs; `CpuKernels` joins it with the threads of `pool`;
+//! - `linear`: weights, packed, and the matrix products with them;
 //! - `norm_rope`: the row-wise kernels between the matrix products;
 //! - `kv_cache`: the paged memory, the block tables, and a step's metadata;
 //! - `attention`: over that cache, by the products of `matrix`;
@@ -15,6 +16,8 @@ mod error;
 mod pool;
 
 mod simd;
+
+mod linear;
 
 mod norm_rope;
 
@@ -30,5 +33,6 @@ pub use attention::AttentionOptions;
 pub use dispatch::{CpuKernels, Isa};
 pub use error::KernelError;
 pub use kv_cache::{KvCache, KvCacheConfig, KvType, StepMeta};
+pub use linear::{Activations, Encoding, Format, Linear, Stored};
 pub use pool::{Pool, Team};
 pub use sample::{SampleOutput, SampleRow};

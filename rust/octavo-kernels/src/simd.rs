@@ -31,9 +31,18 @@ pub(crate) trait Kernel {
 /// `min` and `max` return their second argument when either is NaN, as x86 does.
 pub(crate) trait Simd: Copy {
     type Vector: Copy;
+    /// 64 bytes: 4 neighbours for each lane.
+    type Bytes: Copy;
+    /// An i32 a lane.
+    type Integers: Copy;
+    /// Sums of products of bytes, in whatever is quick; `capacity` says how many.
+    type Partial: Copy;
 
     /// Vectors that a matrix kernel can hold as accumulators beside its operands.
     const ACCUMULATORS: usize;
+
+    /// `dot_bytes` multiplies by the codes as they are; otherwise by code - 128.
+    const UNSIGNED_CODES: bool;
 
     /// Runs `kernel` in a function of its own that has this instruction set enabled.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
@@ -74,6 +83,45 @@ pub(crate) trait Simd: Copy {
     fn sum(self, x: Self::Vector) -> f32;
     /// The largest lane.
     fn largest(self, x: Self::Vector) -> f32;
+
+    /// # Safety
+    /// 16 bytes are readable at `from`.
+    unsafe fn load_u8(self, from: *const u8) -> Self::Vector;
+    /// # Safety
+    /// 16 bytes are readable at `from`.
+    unsafe fn load_i8(self, from: *const i8) -> Self::Vector;
+    /// Stores integral lanes from -128 to 127 as bytes.
+    ///
+    /// # Safety
+    /// 16 bytes are writable at `to`.
+    unsafe fn store_i8(self, to: *mut i8, x: Self::Vector);
+
+    /// # Safety
+    /// 64 bytes are readable at `from`.
+    unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes;
+    /// The same 4 bytes for every lane.
+    ///
+    /// # Safety
+    /// 4 bytes are readable at `from`.
+    unsafe fn splat_four(self, from: *const i8) -> Self::Bytes;
+    fn and_each(self, x: Self::Bytes, mask: u8) -> Self::Bytes;
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Shifts lanes, so that bits come over from neighbouring bytes.
+    fn shift_left<const N: u32>(self, x: Self::Bytes) -> Self::Bytes;
+    fn shift_right<const N: u32>(self, x: Self::Bytes) -> Self::Bytes;
+
+    fn splat_integer(self, x: i32) -> Self::Integers;
+    fn to_floats(self, x: Self::Integers) -> Self::Vector;
+    /// `dot`s of codes of `bits` bits that a partial sum has room for.
+    fn capacity(bits: usize) -> usize;
+    /// A partial sum that begins with `sums`, or with zero: see `close`.
+    fn open(self, sums: Self::Integers) -> Self::Partial;
+    /// Adds to each lane the products of its 4 unsigned codes, of at most 7 bits, with 4 signed values.
+    fn dot(self, partial: Self::Partial, codes: Self::Bytes, values: Self::Bytes) -> Self::Partial;
+    /// `dot` of codes of 8 bits with values above -128: see `UNSIGNED_CODES`.
+    fn dot_bytes(self, partial: Self::Partial, codes: Self::Bytes, values: Self::Bytes) -> Self::Partial;
+    /// `sums`, which `open` was given, and what was added since.
+    fn close(self, sums: Self::Integers, partial: Self::Partial) -> Self::Integers;
 
     /// e to the x, to 2 units in the last place; 0 below -87.3, infinity above 88.4.
     ///

@@ -24,6 +24,9 @@ fn enter<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
 #[derive(Clone, Copy)]
 pub(crate) struct Pair(__m256, __m256);
 
+#[derive(Clone, Copy)]
+pub(crate) struct IntegerPair(__m256i, __m256i);
+
 /// # Safety
 /// 8 elements are readable at `from`.
 #[inline]
@@ -59,8 +62,13 @@ pub(super) fn largest8(x: __m256) -> f32 {
 
 impl Simd for Avx2 {
     type Vector = Pair;
+    type Bytes = IntegerPair;
+    type Integers = IntegerPair;
+    /// i16: sums of two products, which `close` adds up.
+    type Partial = IntegerPair;
 
     const ACCUMULATORS: usize = 6;
+    const UNSIGNED_CODES: bool = false;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
@@ -202,5 +210,148 @@ impl Simd for Avx2 {
     fn largest(self, x: Pair) -> f32 {
         // SAFETY: `self` exists, so the machine has the instructions.
         unsafe { largest8(_mm256_max_ps(x.0, x.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> Pair {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe {
+            let low = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
+            let high = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(8).cast()));
+            Pair(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> Pair {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe {
+            let low = _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()));
+            let high = _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(8).cast()));
+            Pair(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, x: Pair) {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe {
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.0), _mm256_cvtps_epi32(x.1));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), bytes);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> IntegerPair {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe {
+            let from = from.cast::<__m256i>();
+            IntegerPair(_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_four(self, from: *const i8) -> IntegerPair {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe {
+            let four = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+            IntegerPair(four, four)
+        }
+    }
+
+    #[inline(always)]
+    fn and_each(self, x: IntegerPair, mask: u8) -> IntegerPair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe {
+            let mask = _mm256_set1_epi8(mask as i8);
+            IntegerPair(_mm256_and_si256(x.0, mask), _mm256_and_si256(x.1, mask))
+        }
+    }
+
+    #[inline(always)]
+    fn or(self, a: IntegerPair, b: IntegerPair) -> IntegerPair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { IntegerPair(_mm256_or_si256(a.0, b.0), _mm256_or_si256(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: u32>(self, x: IntegerPair) -> IntegerPair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe {
+            let count = _mm_cvtsi32_si128(N as i32);
+            IntegerPair(_mm256_sll_epi32(x.0, count), _mm256_sll_epi32(x.1, count))
+        }
+    }
+
+    #[inline(always)]
+    fn shift_right<const N: u32>(self, x: IntegerPair) -> IntegerPair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe {
+            let count = _mm_cvtsi32_si128(N as i32);
+            IntegerPair(_mm256_srl_epi32(x.0, count), _mm256_srl_epi32(x.1, count))
+        }
+    }
+
+    #[inline(always)]
+    fn splat_integer(self, x: i32) -> IntegerPair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { IntegerPair(_mm256_set1_epi32(x), _mm256_set1_epi32(x)) }
+    }
+
+    #[inline(always)]
+    fn to_floats(self, x: IntegerPair) -> Pair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { Pair(_mm256_cvtepi32_ps(x.0), _mm256_cvtepi32_ps(x.1)) }
+    }
+
+    /// Two products of at most (2^bits - 1) · 127 are added at a time, and must stay below 2^15.
+    #[inline(always)]
+    fn capacity(bits: usize) -> usize {
+        match bits {
+            4 => 8,
+            5 => 4,
+            6 => 2,
+            _ => 1,
+        }
+    }
+
+    #[inline(always)]
+    fn open(self, _sums: IntegerPair) -> IntegerPair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { IntegerPair(_mm256_setzero_si256(), _mm256_setzero_si256()) }
+    }
+
+    #[inline(always)]
+    fn dot(self, partial: IntegerPair, codes: IntegerPair, values: IntegerPair) -> IntegerPair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe {
+            let low = _mm256_maddubs_epi16(codes.0, values.0);
+            let high = _mm256_maddubs_epi16(codes.1, values.1);
+            IntegerPair(_mm256_add_epi16(partial.0, low), _mm256_add_epi16(partial.1, high))
+        }
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, partial: IntegerPair, codes: IntegerPair, values: IntegerPair) -> IntegerPair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe {
+            let offset = _mm256_set1_epi8(-128);
+            let (low, high) = (_mm256_xor_si256(codes.0, offset), _mm256_xor_si256(codes.1, offset));
+            let low = _mm256_maddubs_epi16(_mm256_abs_epi8(low), _mm256_sign_epi8(values.0, low));
+            let high = _mm256_maddubs_epi16(_mm256_abs_epi8(high), _mm256_sign_epi8(values.1, high));
+            IntegerPair(_mm256_add_epi16(partial.0, low), _mm256_add_epi16(partial.1, high))
+        }
+    }
+
+    #[inline(always)]
+    fn close(self, sums: IntegerPair, partial: IntegerPair) -> IntegerPair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let (low, high) = (_mm256_madd_epi16(partial.0, ones), _mm256_madd_epi16(partial.1, ones));
+            IntegerPair(_mm256_add_epi32(sums.0, low), _mm256_add_epi32(sums.1, high))
+        }
     }
 }

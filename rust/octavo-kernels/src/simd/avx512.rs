@@ -6,27 +6,31 @@ use std::arch::x86_64::*;
 use super::avx2::{largest8, sum8};
 use super::{Kernel, Simd};
 
-/// The proof that this machine has AVX-512 F, BW, DQ and VL.
+/// The proof that this machine has AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
 impl Avx512 {
     /// # Safety
-    /// The machine has AVX-512 F, BW, DQ and VL: `Isa::Avx512.is_available()`.
+    /// The machine has AVX-512 F, BW, DQ, VL and VNNI: `Isa::Avx512.is_available()`.
     pub(crate) unsafe fn assume() -> Self {
         Self(())
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn enter<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
     kernel.run(simd)
 }
 
 impl Simd for Avx512 {
     type Vector = __m512;
+    type Bytes = __m512i;
+    type Integers = __m512i;
+    type Partial = __m512i;
 
     const ACCUMULATORS: usize = 24;
+    const UNSIGNED_CODES: bool = true;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
@@ -152,5 +156,98 @@ impl Simd for Avx512 {
     fn largest(self, x: __m512) -> f32 {
         // SAFETY: `self` exists, so the machine has the instructions.
         unsafe { largest8(_mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> __m512 {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> __m512 {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, x: __m512) {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> __m512i {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_four(self, from: *const i8) -> __m512i {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    fn and_each(self, x: __m512i, mask: u8) -> __m512i {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_and_si512(x, _mm512_set1_epi8(mask as i8)) }
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: u32>(self, x: __m512i) -> __m512i {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_slli_epi32::<N>(x) }
+    }
+
+    #[inline(always)]
+    fn shift_right<const N: u32>(self, x: __m512i) -> __m512i {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_srli_epi32::<N>(x) }
+    }
+
+    #[inline(always)]
+    fn splat_integer(self, x: i32) -> __m512i {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    fn to_floats(self, x: __m512i) -> __m512 {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_cvtepi32_ps(x) }
+    }
+
+    #[inline(always)]
+    fn capacity(_bits: usize) -> usize {
+        8
+    }
+
+    #[inline(always)]
+    fn open(self, sums: __m512i) -> __m512i {
+        sums
+    }
+
+    #[inline(always)]
+    fn dot(self, partial: __m512i, codes: __m512i, values: __m512i) -> __m512i {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_dpbusd_epi32(partial, codes, values) }
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, partial: __m512i, codes: __m512i, values: __m512i) -> __m512i {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_dpbusd_epi32(partial, codes, values) }
+    }
+
+    #[inline(always)]
+    fn close(self, _sums: __m512i, partial: __m512i) -> __m512i {
+        partial
     }
 }

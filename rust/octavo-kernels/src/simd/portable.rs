@@ -37,8 +37,12 @@ fn bits(a: Vector, b: Vector, holds: impl Fn(f32, f32) -> bool) -> u32 {
 
 impl Simd for Portable {
     type Vector = Vector;
+    type Bytes = [u8; 4 * LANES];
+    type Integers = [i32; LANES];
+    type Partial = [i32; LANES];
 
     const ACCUMULATORS: usize = 3;
+    const UNSIGNED_CODES: bool = true;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
@@ -158,5 +162,103 @@ impl Simd for Portable {
     #[inline(always)]
     fn largest(self, x: Vector) -> f32 {
         fold(x, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> Vector {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<[u8; LANES]>().read() }.map(f32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> Vector {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<[i8; LANES]>().read() }.map(f32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, x: Vector) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[i8; LANES]>().write(x.map(|x| x as i8)) };
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<Self::Bytes>().read() }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_four(self, from: *const i8) -> Self::Bytes {
+        // SAFETY: the caller's promise.
+        let four = unsafe { from.cast::<[u8; 4]>().read() };
+        let mut bytes = [0; 4 * LANES];
+        for lane in 0..LANES {
+            bytes[lane * 4..lane * 4 + 4].copy_from_slice(&four);
+        }
+        bytes
+    }
+
+    #[inline(always)]
+    fn and_each(self, x: Self::Bytes, mask: u8) -> Self::Bytes {
+        x.map(|byte| byte & mask)
+    }
+
+    #[inline(always)]
+    fn or(self, mut a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        for index in 0..4 * LANES {
+            a[index] |= b[index];
+        }
+        a
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: u32>(self, x: Self::Bytes) -> Self::Bytes {
+        x.map(|byte| byte << N)
+    }
+
+    #[inline(always)]
+    fn shift_right<const N: u32>(self, x: Self::Bytes) -> Self::Bytes {
+        x.map(|byte| byte >> N)
+    }
+
+    #[inline(always)]
+    fn splat_integer(self, x: i32) -> Self::Integers {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn to_floats(self, x: Self::Integers) -> Vector {
+        x.map(|x| x as f32)
+    }
+
+    #[inline(always)]
+    fn capacity(_bits: usize) -> usize {
+        8
+    }
+
+    #[inline(always)]
+    fn open(self, sums: Self::Integers) -> Self::Partial {
+        sums
+    }
+
+    #[inline(always)]
+    fn dot(self, mut partial: Self::Partial, codes: Self::Bytes, values: Self::Bytes) -> Self::Partial {
+        for lane in 0..LANES {
+            for index in lane * 4..lane * 4 + 4 {
+                partial[lane] += i32::from(codes[index]) * i32::from(values[index] as i8);
+            }
+        }
+        partial
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, partial: Self::Partial, codes: Self::Bytes, values: Self::Bytes) -> Self::Partial {
+        self.dot(partial, codes, values)
+    }
+
+    #[inline(always)]
+    fn close(self, _sums: Self::Integers, partial: Self::Partial) -> Self::Integers {
+        partial
     }
 }

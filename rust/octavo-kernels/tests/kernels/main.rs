@@ -4,6 +4,7 @@ mod common;
 
 mod attention;
 mod kv_cache;
+mod linear;
 mod norm_rope;
 mod pool;
 mod sample;

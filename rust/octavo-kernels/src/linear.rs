@@ -1,0 +1,409 @@
+//! `Linear`: a packed weight matrix and its products.
+//!
+//! Weights stay as the file stores them, bit for bit, and are only put in another order once, at load:
+//! - `encoding`: how files store numbers;
+//! - `layout`: strips of 16 rows, in which the kernels read them;
+//! - `pack`: from one to the other, in parallel, or to another format;
+//! - `activations`: what is multiplied, in float32 and in int8;
+//! - `quantised` and `float`: the kernels; `codes`: how the quantised ones read each format;
+//! - `memory`: aligned bytes.
+//!
+//! A product is a phase of a team. An element of its result is summed by one lane in the order of the columns, so its
+//! bits depend neither on the other rows nor on the threads.
+
+mod activations;
+mod codes;
+mod encoding;
+mod float;
+mod layout;
+mod memory;
+mod pack;
+mod quantised;
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+pub use activations::Activations;
+pub use encoding::Encoding;
+
+use crate::error::check_length;
+use crate::pool::Team;
+use crate::simd::{Kernel, LANES, Simd};
+use crate::{CpuKernels, KernelError};
+use encoding::BLOCK;
+use memory::Memory;
+
+/// How packed weights are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    F32,
+    F16,
+    Bf16,
+    /// A float32 scale a row.
+    Int8,
+    /// A float16 scale and minimum for each group of 32, 64 or 128 columns.
+    Int4 {
+        group: usize,
+    },
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+impl Format {
+    pub fn is_quantised(self) -> bool {
+        !matches!(self, Format::F32 | Format::F16 | Format::Bf16)
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Format::F32 => "float32",
+            Format::F16 => "float16",
+            Format::Bf16 => "bfloat16",
+            Format::Int8 => "int8",
+            Format::Int4 { group: 32 } => "int4",
+            Format::Int4 { group } => return write!(formatter, "int4:{group}"),
+            Format::Q4_0 => "Q4_0",
+            Format::Q4_1 => "Q4_1",
+            Format::Q5_0 => "Q5_0",
+            Format::Q5_1 => "Q5_1",
+            Format::Q8_0 => "Q8_0",
+            Format::Q4K => "Q4_K",
+            Format::Q5K => "Q5_K",
+            Format::Q6K => "Q6_K",
+        };
+        formatter.write_str(name)
+    }
+}
+
+impl FromStr for Format {
+    type Err = KernelError;
+
+    fn from_str(name: &str) -> Result<Self, KernelError> {
+        let int4 = [32, 64, 128].map(|group| Format::Int4 { group });
+        let others = [Format::F32, Format::F16, Format::Bf16, Format::Int8, Format::Q4_0, Format::Q4_1, Format::Q5_0];
+        let last = [Format::Q5_1, Format::Q8_0, Format::Q4K, Format::Q5K, Format::Q6K];
+        let known = others.into_iter().chain(last).chain(int4).find(|format| format.to_string() == name);
+        known.ok_or_else(|| KernelError::Config(format!("unknown weight format {name:?}")))
+    }
+}
+
+/// Rows as a file stores them.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored<'a> {
+    pub bytes: &'a [u8],
+    pub rows: usize,
+    pub encoding: Encoding,
+    /// llama.cpp stores the queries and keys of Llama with the halves of each head interleaved: 2i and 2i + 1 are i and
+    /// i + half. The rows of a head; 0: as they are.
+    pub interleaved_head: usize,
+}
+
+/// Where a product goes: [rows, stride] floats.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) pointer: *mut f32,
+    pub(crate) stride: usize,
+    /// Onto what is there.
+    pub(crate) add: bool,
+}
+
+// SAFETY: whoever makes one promises, by calling `multiply`, that the threads of the team may write there.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+/// A matrix [rows, columns], whose products are input · matrixᵀ (+ bias).
+pub struct Linear {
+    columns: usize,
+    parts: Vec<Part>,
+    /// As many as rows, or none.
+    bias: Vec<f32>,
+}
+
+/// Rows of one format: strips of 16.
+struct Part {
+    format: Format,
+    first_row: usize,
+    rows: usize,
+    columns: usize,
+    strip_bytes: usize,
+    memory: Memory,
+}
+
+/// What of a part's product one thread computes at a time.
+struct Item<'a> {
+    part: &'a Part,
+    strips: Range<usize>,
+    tokens: Range<usize>,
+    input: &'a Activations,
+    /// Where (tokens.start, strips.start) goes.
+    out: Output,
+    /// From the first row of `strips`; empty: none.
+    bias: &'a [f32],
+}
+
+impl Linear {
+    /// Packs `parts`, one below the other, in parallel. `format` None: each part as it is stored.
+    ///
+    /// Errors: a part's bytes are not rows × columns in its encoding, the format cannot be made of the encoding, the
+    /// memory is not there.
+    pub fn pack(
+        kernels: &CpuKernels,
+        columns: usize,
+        parts: &[Stored<'_>],
+        format: Option<Format>,
+    ) -> Result<Self, KernelError> {
+        let parts = pack::pack(kernels, columns, parts, format)?;
+        Ok(Self { columns, parts, bias: Vec::new() })
+    }
+
+    /// Every product adds it.
+    pub fn set_bias(&mut self, bias: &[f32]) -> Result<(), KernelError> {
+        check_length("bias", bias.len(), self.rows())?;
+        self.bias = bias.to_vec();
+        Ok(())
+    }
+
+    pub fn rows(&self) -> usize {
+        self.parts.last().map_or(0, |part| part.first_row + part.rows)
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes it takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.memory.bytes()).sum()
+    }
+
+    /// Bytes that a matrix takes in `format`.
+    pub fn packed_bytes(rows: usize, columns: usize, format: Format) -> usize {
+        rows.div_ceil(LANES) * layout::strip_bytes(format, columns)
+    }
+
+    /// out[r, :] = input[r] · matrixᵀ (+ bias) for input [rows, columns] and out [rows, self.rows()].
+    pub fn product(
+        &self,
+        kernels: &CpuKernels,
+        input: &[f32],
+        rows: usize,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        check_length("input", input.len(), rows * self.columns)?;
+        check_length("out", out.len(), rows * self.rows())?;
+        let mut activations = Activations::new(rows, self.columns, self.is_quantised());
+        activations.fill(input);
+        let out = Output { pointer: out.as_mut_ptr(), stride: self.rows(), add: false };
+        kernels.pool.team(|team| {
+            team.each(rows, |row| {
+                // SAFETY: each row is one thread's.
+                unsafe { activations.quantise(kernels, row, 0..self.columns) };
+            });
+            // SAFETY: `out` has as many elements, checked above, and is borrowed for the team alone.
+            unsafe { self.multiply(kernels, team, &activations, rows, out) };
+        });
+        Ok(())
+    }
+
+    /// Some part reads the int8 codes of its input.
+    pub(crate) fn is_quantised(&self) -> bool {
+        self.parts.iter().any(|part| part.format.is_quantised())
+    }
+
+    /// Row `index` as floats, exactly what the products use.
+    #[expect(dead_code, reason = "the decoder's embedding")]
+    pub(crate) fn read_row(&self, _kernels: &CpuKernels, index: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.columns);
+        let part = self.parts.iter().rfind(|part| part.first_row <= index).expect("there are rows");
+        assert!(index < part.first_row + part.rows, "row {index} of {}", self.rows());
+        pack::read_row(part, index - part.first_row, out);
+    }
+
+    /// out[r, :] = or += input[r] · matrixᵀ (+ bias) for the first `rows` rows of the input. A phase.
+    ///
+    /// # Safety
+    /// The same arguments on every thread of the team; `out` is writable for rows × `self.rows()` and nobody else's;
+    /// nobody writes the input during the phase.
+    pub(crate) unsafe fn multiply(
+        &self,
+        kernels: &CpuKernels,
+        team: &Team<'_>,
+        input: &Activations,
+        rows: usize,
+        out: Output,
+    ) {
+        assert!(input.columns() == self.columns && rows <= input.max_rows());
+        assert!(input.is_quantised() || !self.is_quantised());
+        let shares: Vec<Shares> = self.parts.iter().map(|part| part.shares(team.threads(), rows)).collect();
+        let count = shares.iter().map(Shares::count).sum();
+        team.each(count, |mut index| {
+            for (part, shares) in self.parts.iter().zip(&shares) {
+                if index < shares.count() {
+                    let (strips, tokens) = shares.share(index);
+                    let row = part.first_row + strips.start * LANES;
+                    // SAFETY: inside `out` by the caller's promise.
+                    let pointer = unsafe { out.pointer.add(tokens.start * out.stride + row) };
+                    let bias = self.bias.get(row..).unwrap_or(&[]);
+                    kernels.run(Item { part, strips, tokens, input, out: Output { pointer, ..out }, bias });
+                    return;
+                }
+                index -= shares.count();
+            }
+        });
+    }
+
+    /// out[r] = silu(input[r] · gateᵀ) · (input[r] · upᵀ), quantised where `out` is. A phase; a block of 32 outputs is
+    /// one thread's.
+    ///
+    /// # Safety
+    /// As `multiply`'s, and nobody else uses `out`.
+    #[expect(dead_code, reason = "the decoder's")]
+    pub(crate) unsafe fn multiply_gated(
+        gate: &Linear,
+        up: &Linear,
+        kernels: &CpuKernels,
+        team: &Team<'_>,
+        input: &Activations,
+        rows: usize,
+        out: &Activations,
+    ) {
+        let ([gate_part], [up_part]) = (&gate.parts[..], &up.parts[..]) else {
+            panic!("a gated product takes matrices of one format each");
+        };
+        assert!(gate.columns == up.columns && gate.rows() == up.rows() && gate.rows() == out.columns());
+        assert!(input.columns() == gate.columns && rows <= input.max_rows() && rows <= out.max_rows());
+        assert!(input.is_quantised() || !(gate.is_quantised() || up.is_quantised()));
+        let shares = gate_part.shares(team.threads(), rows);
+        team.each(shares.count(), |index| {
+            let (strips, tokens) = shares.share(index);
+            let mut begin = strips.start;
+            while begin < strips.end {
+                let end = strips.end.min(begin + BLOCK / LANES);
+                for first in tokens.clone().step_by(GATED_TOKENS) {
+                    let tokens = first..tokens.end.min(first + GATED_TOKENS);
+                    kernels.run(Gated {
+                        parts: [gate_part, up_part],
+                        biases: [&gate.bias, &up.bias],
+                        strips: begin..end,
+                        tokens,
+                        input,
+                        out,
+                    });
+                }
+                begin = end;
+            }
+        });
+    }
+}
+
+/// Rows of a gated product whose gate and up are kept until they meet: 2 · 48 · 128 bytes.
+const GATED_TOKENS: usize = 48;
+
+/// A product cut into strips × tokens.
+struct Shares {
+    strips: usize,
+    tokens: usize,
+    strips_a_share: usize,
+    tokens_a_share: usize,
+}
+
+impl Shares {
+    fn count(&self) -> usize {
+        self.strips.div_ceil(self.strips_a_share) * self.tokens.div_ceil(self.tokens_a_share)
+    }
+
+    /// Strips first: one after the other meets the same tokens.
+    fn share(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let columns = self.strips.div_ceil(self.strips_a_share);
+        let (token, strip) = (index / columns * self.tokens_a_share, index % columns * self.strips_a_share);
+        (strip..self.strips.min(strip + self.strips_a_share), token..self.tokens.min(token + self.tokens_a_share))
+    }
+}
+
+impl Part {
+    fn strips(&self) -> usize {
+        self.rows.div_ceil(LANES)
+    }
+
+    /// Strips in pairs, as a pair is a block of the activations that follow.
+    fn shares(&self, threads: usize, tokens: usize) -> Shares {
+        let strips = self.strips();
+        let strips_a_share = (strips / (threads * 8)).clamp(1, 8).next_multiple_of(2);
+        Shares { strips, tokens, strips_a_share, tokens_a_share: 256 }
+    }
+
+    fn strip(&self, index: usize) -> *const u8 {
+        debug_assert!(index < self.strips());
+        // SAFETY: inside the memory, which has `strips` of them.
+        unsafe { self.memory.pointer().add(index * self.strip_bytes) }
+    }
+}
+
+impl Kernel for Item<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        // SAFETY: the promises of `multiply`'s caller.
+        unsafe {
+            match self.part.format {
+                Format::F32 => float::multiply::<S, f32>(simd, &self),
+                Format::F16 => float::multiply::<S, half::f16>(simd, &self),
+                Format::Bf16 => float::multiply::<S, half::bf16>(simd, &self),
+                _ => quantised::multiply(simd, &self),
+            }
+        }
+    }
+}
+
+/// A pair of strips of gate and up: a block of the outputs.
+struct Gated<'a> {
+    parts: [&'a Part; 2],
+    biases: [&'a [f32]; 2],
+    strips: Range<usize>,
+    tokens: Range<usize>,
+    input: &'a Activations,
+    out: &'a Activations,
+}
+
+impl Kernel for Gated<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let first = self.strips.start * LANES;
+        let mut products = [[0.0_f32; GATED_TOKENS * BLOCK]; 2];
+        for ((part, bias), product) in self.parts.iter().zip(self.biases).zip(&mut products) {
+            let out = Output { pointer: product.as_mut_ptr(), stride: BLOCK, add: false };
+            let bias = bias.get(first..).unwrap_or(&[]);
+            Item { part, strips: self.strips.clone(), tokens: self.tokens.clone(), input: self.input, out, bias }
+                .run(simd);
+        }
+        let columns = self.out.columns().min(first + BLOCK) - first;
+        for (index, token) in self.tokens.clone().enumerate() {
+            // SAFETY: this block of `out` is this thread's, and its rows are padded to whole blocks. The products have
+            // a block a token.
+            unsafe {
+                let row = self.out.row(token).add(first);
+                let [gate, up] = [0, 1].map(|which: usize| products[which].as_ptr().add(index * BLOCK));
+                for lane in (0..BLOCK).step_by(LANES) {
+                    let x = simd.load(gate.add(lane));
+                    let value = simd.mul(simd.mul(x, simd.sigmoid(x)), simd.load(up.add(lane)));
+                    simd.store(row.add(lane), value);
+                }
+                // The last block's padding stays zero: the padding of the products is.
+                self.out.quantise_with(simd, token, first..first + columns);
+            }
+        }
+    }
+}
