@@ -10,6 +10,7 @@ mod store;
 mod work;
 
 use crate::error::check_length;
+use crate::linear::Activations;
 use crate::pool::{Team, lock};
 use crate::simd::Element;
 use crate::{KernelError, KvCache, KvType};
@@ -18,6 +19,9 @@ pub(crate) use schedule::Schedule;
 pub(crate) use store::Rotation;
 use store::{Source, Store, StoreCall};
 use work::{Call, Work};
+
+/// Columns that `Activations` quantises together.
+const CODED_TOGETHER: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionOptions {
@@ -100,7 +104,7 @@ impl KvCache {
             // SAFETY: the lengths were checked against the step's tokens; without a rotation, `store` only reads.
             unsafe {
                 self.store(team, layer, source, None);
-                self.attend_rows(team, layer, query, out, options);
+                self.attend_rows(team, layer, query, out, None, options);
             }
         });
         Ok(())
@@ -124,7 +128,7 @@ impl KvCache {
         unsafe { self.store(team, layer, source, Some(rotation)) };
     }
 
-    /// Attends from every query of the step over its cached context. A phase.
+    /// Attends from every query of the step over its cached context, and quantises what it writes. A phase.
     ///
     /// # Safety
     /// `layer` is below num_layers; `qkv` and `out` have a row for each token of the step; `out` is written by this
@@ -134,12 +138,15 @@ impl KvCache {
         team: &Team<'_>,
         layer: usize,
         qkv: QkvRows,
-        out: HeadRows,
+        out: &Activations,
         options: AttentionOptions,
     ) {
         let query = HeadRows { pointer: qkv.pointer, stride: qkv.stride };
         // SAFETY: the caller's promise.
-        unsafe { self.attend_rows(team, layer, query, out, options) };
+        unsafe {
+            let rows = HeadRows { pointer: out.row(0), stride: out.stride() };
+            self.attend_rows(team, layer, query, rows, Some(out), options);
+        }
     }
 
     /// Floats of a token's query heads.
@@ -174,12 +181,13 @@ impl KvCache {
         layer: usize,
         query: HeadRows,
         out: HeadRows,
+        activations: Option<&Activations>,
         options: AttentionOptions,
     ) {
         match self.config.dtype {
-            KvType::F32 => self.attend_as::<f32>(team, layer, query, out, options),
-            KvType::Bf16 => self.attend_as::<half::bf16>(team, layer, query, out, options),
-            KvType::F16 => self.attend_as::<half::f16>(team, layer, query, out, options),
+            KvType::F32 => self.attend_as::<f32>(team, layer, query, out, activations, options),
+            KvType::Bf16 => self.attend_as::<half::bf16>(team, layer, query, out, activations, options),
+            KvType::F16 => self.attend_as::<half::f16>(team, layer, query, out, activations, options),
         }
     }
 
@@ -189,6 +197,7 @@ impl KvCache {
         layer: usize,
         query: HeadRows,
         out: HeadRows,
+        activations: Option<&Activations>,
         options: AttentionOptions,
     ) {
         let schedule = &self.schedule;
@@ -204,10 +213,28 @@ impl KvCache {
             partials: schedule.partials(),
             counters: &schedule.counters,
         };
+        let quantised = activations.filter(|activations| activations.is_quantised());
+        let item_len = schedule.group() * self.config.head_dim;
+        // Where heads share a block of codes, it waits until all of them are there.
+        let at_once = item_len.is_multiple_of(CODED_TOGETHER);
         let mut scratch = lock(&schedule.scratch[team.thread()]);
         team.each(schedule.items.len(), |index| {
-            self.kernels.run(Work { call: &call, item: schedule.items[index], scratch: &mut scratch });
+            let item = schedule.items[index];
+            let written = self.kernels.run(Work { call: &call, item, scratch: &mut scratch });
+            if let Some(activations) = quantised.filter(|_| at_once && written) {
+                let begin = item.kv_head * item_len;
+                for token in item.tokens(&self.sequences) {
+                    // SAFETY: the item has just written these heads of its tokens.
+                    unsafe { activations.quantise(&self.kernels, token, begin..begin + item_len) };
+                }
+            }
         });
+        if let Some(activations) = quantised.filter(|_| !at_once) {
+            team.each(self.num_tokens, |token| {
+                // SAFETY: all heads of the token are there, and the token is this index's alone.
+                unsafe { activations.quantise(&self.kernels, token, 0..self.query_len()) };
+            });
+        }
     }
 
     fn layer_pages<E>(&self, layer: usize) -> *mut E {

@@ -5,6 +5,7 @@
 //! a tile merges them in order.
 
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
@@ -28,6 +29,14 @@ pub(super) struct Item {
     pub(super) split_begin: usize,
     pub(super) split_end: usize,
     pub(super) join: Option<Join>,
+}
+
+impl Item {
+    /// In the step's columns.
+    pub(super) fn tokens(&self, sequences: &[Sequence]) -> Range<usize> {
+        let first = sequences[self.sequence].query_begin;
+        first + self.token_begin..first + self.token_end
+    }
 }
 
 /// Where an item that is one split of several leaves its state.

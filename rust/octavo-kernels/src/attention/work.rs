@@ -77,10 +77,11 @@ struct Tile<E> {
 }
 
 impl<E: Element> Kernel for Work<'_, E> {
-    type Output = ();
+    /// Whether the item's part of `out` is written; else another split's item will.
+    type Output = bool;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<S: Simd>(self, simd: S) -> bool {
         let Work { call, item, scratch } = self;
         let sequence = call.sequences[item.sequence];
         let (head_dim, width) = (call.config.head_dim, call.config.padded_head_dim());
@@ -114,7 +115,7 @@ impl<E: Element> Kernel for Work<'_, E> {
         }
         if let Some(join) = item.join {
             if !is_last(call.counters, &join) {
-                return;
+                return false;
             }
             for split in 0..join.num_splits {
                 // SAFETY: as above, and every split of the join has been written, by the counter's order.
@@ -135,6 +136,7 @@ impl<E: Element> Kernel for Work<'_, E> {
                 std::ptr::copy_nonoverlapping(from, to, head_dim);
             }
         }
+        true
     }
 }
 
