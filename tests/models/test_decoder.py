@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import tiny_gguf
 import torch
 from paged import PagedDecoder, Sequence
 from tiny import CASES, make
@@ -23,9 +24,10 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = TOL
         assert torch.equal(ours.argmax(-1), theirs.argmax(-1))
 
 
-def prompts() -> list[list[int]]:
+def prompts(model: torch.nn.Module) -> list[list[int]]:
     generator = torch.Generator().manual_seed(2)
-    return [torch.randint(131, (length,), generator=generator).tolist() for length in (29, 5, 14, 41)]
+    vocab_size = model.config.vocab_size
+    return [torch.randint(vocab_size, (length,), generator=generator).tolist() for length in (29, 5, 14, 41)]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -39,14 +41,15 @@ def case(
 
 def test_whole(case: tuple[PagedDecoder, torch.nn.Module]) -> None:
     ours, theirs = case
-    (logits,) = ours.step([(Sequence(0, prompts()[3]), 41)])
-    assert_same(logits, expected(theirs, prompts()[3]))
+    tokens = prompts(theirs)[3]
+    (logits,) = ours.step([(Sequence(0, tokens), 41)])
+    assert_same(logits, expected(theirs, tokens))
 
 
 def test_chunked_ragged_and_decoding(case: tuple[PagedDecoder, torch.nn.Module]) -> None:
     """Four sequences in scattered blocks: chunks, then one token at a time while another still prefills."""
     ours, theirs = case
-    sequences = [Sequence(row + 1, tokens) for row, tokens in enumerate(prompts())]
+    sequences = [Sequence(row + 1, tokens) for row, tokens in enumerate(prompts(theirs))]
     one, two, three, four = sequences
     got: dict[int, list[torch.Tensor]] = {sequence.row: [] for sequence in sequences}
     schedule = [
@@ -69,9 +72,17 @@ def test_chunked_ragged_and_decoding(case: tuple[PagedDecoder, torch.nn.Module])
 def test_sixteen_bit_checkpoints(name: str, tmp_path: Path) -> None:
     """The same stored numbers, read as float32, are exact; computed in bfloat16 they are near."""
     model = make(name, tmp_path, dtype=torch.bfloat16)
-    tokens = prompts()[0]
+    tokens = prompts(model)[0]
     gold = expected(model, tokens)
     (exact,) = PagedDecoder(str(tmp_path)).step([(Sequence(0, tokens), len(tokens))])
     assert_same(exact, gold)
     (near,) = PagedDecoder(str(tmp_path), dtype="bfloat16").step([(Sequence(0, tokens), len(tokens))])
     assert_same(near, gold, tolerance=0.05)
+
+
+@pytest.mark.parametrize("name", tiny_gguf.CASES)
+def test_gguf_types(name: str, tmp_path: Path) -> None:
+    path, model = tiny_gguf.make_gguf(name, tmp_path)
+    tokens = prompts(model)[0]
+    (logits,) = PagedDecoder(str(path)).step([(Sequence(0, tokens), len(tokens))])
+    assert_same(logits, expected(model, tokens))

@@ -83,7 +83,7 @@ _GGUF_NAMES = {
 }
 
 
-def _gguf_name(name: str) -> str:
+def gguf_name(name: str) -> str:
     for ours, theirs in _GGUF_NAMES.items():
         name = name.replace(ours, theirs)
     return name
@@ -141,9 +141,9 @@ def write_gguf(
             stored = interleave(values, KV_HEADS)
         kind = quantisation if values.ndim == 2 else gguf.GGMLQuantizationType.F32
         if kind not in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16):
-            writer.add_tensor(_gguf_name(name), quantize(stored, kind), raw_dtype=kind)
+            writer.add_tensor(gguf_name(name), quantize(stored, kind), raw_dtype=kind)
         else:
-            writer.add_tensor(_gguf_name(name), quantize(stored, kind))
+            writer.add_tensor(gguf_name(name), quantize(stored, kind))
     for name, values in (extra or {}).items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
