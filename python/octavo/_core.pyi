@@ -19,6 +19,7 @@ __all__ = [
     "Engine",
     "Failed",
     "Frontend",
+    "NativeDecoder",
     "PagedKvCache",
     "Plan",
     "Sampling",
@@ -415,4 +416,77 @@ class PagedKvCache:
 
         query, out f32[T, num_heads * head_dim]; key, value f32[T, num_kv_heads * head_dim]. sliding_window 0: all.
         Releases the GIL.
+        """
+
+@final
+class NativeDecoder:
+    """A whole decoder on the CPU kernels: the native executor. Parameters are loaded by name, then `finish`, then steps.
+
+    The names are those of `octavo.models.layout.parameters`; a matrix called gate_up has two parts, gate and up.
+    """
+
+    def __new__(
+        cls,
+        kernels: CpuKernels,
+        *,
+        vocab_size: int,
+        hidden_size: int,
+        num_layers: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        intermediate_size: int,
+        norm_eps: float,
+        qk_norm: bool,
+        windows: Sequence[int],
+        attention_scale: float,
+        tied_head: bool,
+        max_num_tokens: int,
+        max_num_seqs: int,
+        cos_sin: Any,
+    ) -> Self:
+        """cos_sin f32[max_position, rotary_dim] as in `CpuKernels.rope`. ValueError for sizes that contradict."""
+    @staticmethod
+    def packed_bytes(rows: int, columns: int, format: str) -> int:
+        """Bytes that a matrix takes in `format`. ValueError for an unknown one."""
+    @staticmethod
+    def workspace_bytes(
+        *,
+        vocab_size: int,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        intermediate_size: int,
+        max_num_tokens: int,
+        max_num_seqs: int,
+        threads: int,
+    ) -> int:
+        """Bytes of a step's rows and logits, at most; the rotary table is not in it."""
+    def load_matrix(
+        self, name: str, parts: Sequence[tuple[Any, int, str, int]], format: str | None = None
+    ) -> None:
+        """Packs one matrix from its parts (buffer u8, rows, encoding, interleaved_head), one below the other.
+
+        encoding is how the rows are stored: F32, F16, BF16, or a block type of GGML (Q4_1, Q6_K, …).
+        interleaved_head: rows a head, where llama.cpp stored the halves of each head interleaved; 0: as they are.
+        format: float32, float16, bfloat16, int8, int4, or None: each part as it is stored. ValueError for a name,
+        shape, encoding or format that does not fit. The buffers may go afterwards. Releases the GIL.
+        """
+    def load_vector(self, name: str, values: Any) -> None:
+        """Keeps norm weights or a bias, f32. ValueError as `load_matrix`."""
+    def finish(self) -> None:
+        """Ends the loading. ValueError names a parameter that is missing."""
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of all packed matrices; 0 before `finish`."""
+    def forward(self, cache: PagedKvCache, input_ids: Any, positions: Any, logits_index: Any, logits: Any) -> None:
+        """The step that `cache.begin_step` began: input_ids i32[T], positions i32[T], logits_index i32[S].
+
+        logits f32[S, vocab_size] are written. Releases the GIL.
+        """
+    def step(self, engine: Engine, epoch: int, cache: PagedKvCache) -> None:
+        """Runs a planned step whole: table changes, forward pass, and sampling into the output columns of its arena.
+
+        ValueError for a stale epoch and for columns out of range. Releases the GIL.
         """

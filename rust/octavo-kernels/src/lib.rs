@@ -7,6 +7,7 @@
 //! - `norm_rope`: the row-wise kernels between the matrix products;
 //! - `kv_cache`: the paged memory, the block tables, and a step's metadata;
 //! - `attention`: over that cache, by the products of `matrix`;
+//! - `decoder`: a whole model over all of them, a step in one call;
 //! - `sample`: logits to tokens.
 //!
 //! `simd` is what the kernels are written in, once for all instruction sets.
@@ -27,9 +28,12 @@ mod matrix;
 
 mod attention;
 
+mod decoder;
+
 mod sample;
 
 pub use attention::AttentionOptions;
+pub use decoder::{Decoder, DecoderConfig, PartTimes, StepPart};
 pub use dispatch::{CpuKernels, Isa};
 pub use error::KernelError;
 pub use kv_cache::{KvCache, KvCacheConfig, KvType, StepMeta};

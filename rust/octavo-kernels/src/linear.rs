@@ -221,7 +221,6 @@ impl Linear {
     }
 
     /// Row `index` as floats, exactly what the products use.
-    #[expect(dead_code, reason = "the decoder's embedding")]
     pub(crate) fn read_row(&self, _kernels: &CpuKernels, index: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.columns);
         let part = self.parts.iter().rfind(|part| part.first_row <= index).expect("there are rows");
@@ -267,7 +266,6 @@ impl Linear {
     ///
     /// # Safety
     /// As `multiply`'s, and nobody else uses `out`.
-    #[expect(dead_code, reason = "the decoder's")]
     pub(crate) unsafe fn multiply_gated(
         gate: &Linear,
         up: &Linear,

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use octavo_core::{Arenas, Column, Element, EngineConfig, EngineError, Policy};
-use octavo_kernels::{CpuKernels, KernelError, SampleOutput, SampleRow};
+use octavo_kernels::{CpuKernels, KernelError, SampleOutput, SampleRow, StepMeta};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
@@ -213,6 +213,33 @@ impl Engine {
         detached(py, || work(&mut *lock(&self.0)?))?
     }
 
+    /// Copies the input columns of a step in flight, some kilobytes, so that the engine is free while the step runs. To
+    /// be called without the GIL.
+    pub fn read_step(&self, epoch: u64, columns: &mut StepColumns) -> PyResult<()> {
+        let mut inner = lock(&self.0)?;
+        let Inner { engine, arenas } = &mut *inner;
+        let plan = engine.step(epoch).map_err(engine_error)?;
+        let layout = engine.arena_layout();
+        let mut arena = Columns { rest: arenas.arena(plan.arena), position: 0 };
+        let take = |name: &str| layout.column(name).expect("the layout has every input column");
+        let [requests, tokens, samples, deltas, copies] =
+            [plan.num_reqs, plan.num_tokens, plan.num_samples, plan.num_table_deltas, plan.num_block_copies]
+                .map(|count| count as usize);
+        arena.copy(take("input_ids"), tokens, &mut columns.input_ids);
+        arena.copy(take("positions"), tokens, &mut columns.positions);
+        arena.copy(take("slot_mapping"), tokens, &mut columns.slot_mapping);
+        arena.copy(take("row"), requests, &mut columns.row);
+        arena.copy(take("query_start"), requests + 1, &mut columns.query_start);
+        arena.copy(take("seq_len"), requests, &mut columns.seq_len);
+        arena.copy(take("logits_index"), samples, &mut columns.logits_index);
+        arena.copy(take("delta_row"), deltas, &mut columns.delta_row);
+        arena.copy(take("delta_column"), deltas, &mut columns.delta_column);
+        arena.copy(take("delta_block"), deltas, &mut columns.delta_block);
+        arena.copy(take("copy_source"), copies, &mut columns.copy_source);
+        arena.copy(take("copy_target"), copies, &mut columns.copy_target);
+        Ok(())
+    }
+
     /// Samples a step in flight into its arena. To be called without the GIL.
     pub fn sample(&self, kernels: &CpuKernels, epoch: u64, logits: &mut [f32]) -> PyResult<()> {
         let mut inner = lock(&self.0)?;
@@ -243,6 +270,39 @@ impl Engine {
     }
 }
 
+/// The input columns of one step, as `Engine.arena_layout` names them.
+#[derive(Default)]
+pub struct StepColumns {
+    pub input_ids: Vec<i32>,
+    pub positions: Vec<i32>,
+    pub logits_index: Vec<i32>,
+    slot_mapping: Vec<i64>,
+    row: Vec<i32>,
+    query_start: Vec<i32>,
+    seq_len: Vec<i32>,
+    delta_row: Vec<i32>,
+    delta_column: Vec<i32>,
+    delta_block: Vec<i32>,
+    copy_source: Vec<i32>,
+    copy_target: Vec<i32>,
+}
+
+impl StepColumns {
+    pub fn meta(&self) -> StepMeta<'_> {
+        StepMeta {
+            row: &self.row,
+            query_start: &self.query_start,
+            seq_len: &self.seq_len,
+            slot_mapping: &self.slot_mapping,
+            delta_row: &self.delta_row,
+            delta_column: &self.delta_column,
+            delta_block: &self.delta_block,
+            copy_source: &self.copy_source,
+            copy_target: &self.copy_target,
+        }
+    }
+}
+
 /// Cuts an arena into typed columns, from its start to its end.
 struct Columns<'a> {
     rest: &'a mut [u8],
@@ -257,6 +317,12 @@ impl<'a> Columns<'a> {
         self.position = column.offset + bytes.len();
         self.rest = rest;
         bytemuck::cast_slice_mut(bytes)
+    }
+
+    /// `take` into memory of its own.
+    fn copy<T: bytemuck::Pod>(&mut self, column: &Column, len: usize, to: &mut Vec<T>) {
+        to.clear();
+        to.extend_from_slice(self.take(column, len));
     }
 }
 

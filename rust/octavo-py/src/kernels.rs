@@ -11,15 +11,15 @@ use crate::buffers::{Access, same_memory};
 use crate::engine::Engine;
 use crate::errors::{attached, detached, invalid, lock};
 
-fn kernel_error(error: KernelError) -> PyErr {
+pub fn kernel_error(error: KernelError) -> PyErr {
     match error {
-        KernelError::Allocation { .. } => PyMemoryError::new_err(error.to_string()),
+        KernelError::Allocation { .. } | KernelError::OutOfMemory { .. } => PyMemoryError::new_err(error.to_string()),
         error => invalid(error),
     }
 }
 
 #[pyclass(frozen, module = "octavo._core")]
-pub struct CpuKernels(Arc<octavo_kernels::CpuKernels>);
+pub struct CpuKernels(pub Arc<octavo_kernels::CpuKernels>);
 
 #[pymethods]
 impl CpuKernels {
@@ -124,7 +124,7 @@ impl CpuKernels {
 
 /// The cache's pool is the kernels'. One call at a time.
 #[pyclass(frozen, module = "octavo._core")]
-pub struct PagedKvCache(Mutex<KvCache>);
+pub struct PagedKvCache(pub Mutex<KvCache>);
 
 #[pymethods]
 impl PagedKvCache {
@@ -255,7 +255,7 @@ fn kv_type(dtype: &str) -> PyResult<KvType> {
     }
 }
 
-fn last_dimension(name: &str, object: &Bound<'_, PyAny>) -> PyResult<usize> {
+pub fn last_dimension(name: &str, object: &Bound<'_, PyAny>) -> PyResult<usize> {
     let buffer = PyBuffer::<f32>::get(object).map_err(|error| invalid(format!("{name}: {error}")))?;
     match *buffer.shape() {
         [.., last] if buffer.dimensions() == 2 => Ok(last),

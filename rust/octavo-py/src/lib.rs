@@ -4,9 +4,10 @@
 //! - `buffers`: memory that Python owns, as checked slices; all `unsafe` of the crate
 //! - `tokenizer`, `sampling`, `endpoint`, `frontend`, `events`: the clients' side
 //! - `engine`: the engine and its plans
-//! - `kernels`: what runs on the CPU
+//! - `kernels`: what runs on the CPU; `decoder`: a whole model there
 
 mod buffers;
+mod decoder;
 mod endpoint;
 mod engine;
 mod errors;
@@ -22,6 +23,8 @@ use pyo3::prelude::*;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::decoder::NativeDecoder;
     #[pymodule_export]
     use crate::endpoint::Endpoint;
     #[pymodule_export]

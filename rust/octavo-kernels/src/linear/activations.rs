@@ -51,6 +51,12 @@ impl Activations {
         }
     }
 
+    /// Bytes that it takes.
+    pub(crate) fn bytes(max_rows: usize, columns: usize, quantised: bool) -> usize {
+        let coded = if quantised { columns.div_ceil(BLOCK) * size_of::<Coded>() } else { 0 };
+        max_rows * (columns.next_multiple_of(PADDING) * size_of::<f32>() + coded)
+    }
+
     pub(crate) fn max_rows(&self) -> usize {
         self.max_rows
     }
