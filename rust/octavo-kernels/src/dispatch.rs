@@ -16,6 +16,8 @@ use crate::{KernelError, Pool};
 /// An instruction set with kernels of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Isa {
+    /// `Avx512` and AVX-512 BF16: products of bfloat16 weights round their input to bfloat16.
+    Avx512Bf16,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
     /// AVX2 with FMA and F16C.
@@ -24,10 +26,12 @@ pub enum Isa {
     Portable,
 }
 
+const ALL: [Isa; 4] = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable];
+
 impl Isa {
     /// The instruction sets of this machine, best first; always ends with `Portable`.
     pub fn available() -> Vec<Isa> {
-        [Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.is_available()).collect()
+        ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
     pub fn best() -> Isa {
@@ -37,6 +41,7 @@ impl Isa {
     #[cfg(target_arch = "x86_64")]
     pub fn is_available(self) -> bool {
         match self {
+            Isa::Avx512Bf16 => is_x86_feature_detected!("avx512bf16") && Isa::Avx512.is_available(),
             Isa::Avx512 => {
                 cfg!(avx512)
                     && is_x86_feature_detected!("avx512f")
@@ -58,8 +63,14 @@ impl Isa {
         self == Isa::Portable
     }
 
+    /// Products of bfloat16 weights round their input to bfloat16, as their instruction takes both so.
+    pub fn rounds_bf16_input(self) -> bool {
+        self == Isa::Avx512Bf16
+    }
+
     pub fn name(self) -> &'static str {
         match self {
+            Isa::Avx512Bf16 => "avx512_bf16",
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
             Isa::Portable => "portable",
@@ -77,10 +88,7 @@ impl FromStr for Isa {
     type Err = KernelError;
 
     fn from_str(name: &str) -> Result<Self, KernelError> {
-        [Isa::Avx512, Isa::Avx2, Isa::Portable]
-            .into_iter()
-            .find(|isa| isa.name() == name)
-            .ok_or_else(|| KernelError::UnknownIsa(name.to_owned()))
+        ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| KernelError::UnknownIsa(name.to_owned()))
     }
 }
 
@@ -121,6 +129,11 @@ impl CpuKernels {
     #[inline]
     pub(crate) fn run<K: Kernel>(&self, kernel: K) -> K::Output {
         match self.isa {
+            #[cfg(avx512)]
+            Isa::Avx512Bf16 => {
+                // SAFETY: `new` saw that the machine has `self.isa`.
+                unsafe { Avx512::assume_bf16() }.call(kernel)
+            }
             #[cfg(avx512)]
             Isa::Avx512 => {
                 // SAFETY: `new` saw that the machine has `self.isa`.

@@ -355,9 +355,7 @@ impl Kernel for Item<'_> {
         // SAFETY: the promises of `multiply`'s caller.
         unsafe {
             match self.part.format {
-                Format::F32 => float::multiply::<S, f32>(simd, &self),
-                Format::F16 => float::multiply::<S, half::f16>(simd, &self),
-                Format::Bf16 => float::multiply::<S, half::bf16>(simd, &self),
+                Format::F32 | Format::F16 | Format::Bf16 => float::multiply(simd, &self),
                 _ => quantised::multiply(simd, &self),
             }
         }

@@ -123,6 +123,38 @@ pub(crate) trait Simd: Copy {
     /// `sums`, which `open` was given, and what was added since.
     fn close(self, sums: Self::Integers, partial: Self::Partial) -> Self::Integers;
 
+    /// The even elements of pairs of bfloat16.
+    fn even_bf16(self, pairs: Self::Bytes) -> Self::Vector;
+    /// The odd elements of pairs of bfloat16.
+    fn odd_bf16(self, pairs: Self::Bytes) -> Self::Vector;
+    /// `dot_bf16` is an instruction of this machine, for kernels that `call_bf16` runs.
+    #[inline(always)]
+    fn dots_bf16(self) -> bool {
+        false
+    }
+    /// `call`, with that instruction enabled.
+    #[inline(always)]
+    fn call_bf16<K: Kernel>(self, kernel: K) -> K::Output {
+        self.call(kernel)
+    }
+    /// Adds the products of a lane's pairs to it.
+    #[inline(always)]
+    fn dot_bf16(self, a: Self::Bytes, b: Self::Bytes, c: Self::Vector) -> Self::Vector {
+        let odd = self.mul_add(self.odd_bf16(a), self.odd_bf16(b), c);
+        self.mul_add(self.even_bf16(a), self.even_bf16(b), odd)
+    }
+    /// Rounds 32 floats to the nearest bfloat16.
+    ///
+    /// # Safety
+    /// 32 elements are readable at `from`, and writable at `to`.
+    #[inline(always)]
+    unsafe fn round_bf16(self, from: *const f32, to: *mut half::bf16) {
+        for index in 0..2 * LANES {
+            // SAFETY: the caller's promise.
+            unsafe { to.add(index).write(half::bf16::from_f32(*from.add(index))) };
+        }
+    }
+
     /// e to the x, to 2 units in the last place; 0 below -87.3, infinity above 88.4.
     ///
     /// The polynomial is that of `expf` in the Cephes library.

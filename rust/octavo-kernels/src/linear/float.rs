@@ -1,33 +1,177 @@
-//! The kernel of float weights: `[column][16 rows]` strips.
+//! The kernels of float weights.
+//!
+//! Strips lie `[column][16 rows]`, bfloat16 `[pair of columns][16 rows][2]`. Every element of the result is summed by
+//! one lane in the order of the columns, from zero; then come the bias and what was there. For many tokens the columns
+//! are cut into blocks whose weights stay in the second-level cache (`Shape`), and the sums wait in memory between them.
+//! - `terms`: one step of the sums, for each type;
+//! - `tile`: tokens by strips in registers.
 
-use super::Item;
-use crate::simd::{Element, LANES, Simd, load_first, store_first};
+mod terms;
+mod tile;
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use half::bf16;
+
+use super::{Format, Item};
+use crate::simd::{Kernel, LANES, Simd};
+use terms::{Half, Pairs, Single, Terms, WidenedPairs};
+use tile::{Block, End, MOST_ROWS, STRIPS};
+
+/// Lines of weights (64 bytes of a strip) in a block for many tokens: 4 strips take 64 KiB.
+const LINES: usize = 256;
+
+/// Tokens that a block meets.
+const TOKENS: usize = 128;
+
+/// Strips that rounded input serves.
+const WIDE: usize = 2 * STRIPS;
+
+/// Steps of rounded input that there is room for, of all tokens together.
+const ROUNDED: usize = TOKENS * LINES;
+
+/// Widening costs as much as a pass over the weights, and saves it in every tile but the first.
+const WIDEN_FROM: usize = 2 * MOST_ROWS + 1;
 
 /// # Safety
-/// The item's output is writable, and its weights are of type E.
+/// The item's output is writable; its weights are floats.
 #[inline(always)]
-pub(super) unsafe fn multiply<S: Simd, E: Element>(simd: S, item: &Item<'_>) {
-    for strip in item.strips.clone() {
-        let weights = item.part.strip(strip).cast::<E>();
-        let column = (strip - item.strips.start) * LANES;
-        let rows = (item.part.rows - strip * LANES).min(LANES);
-        for token in item.tokens.clone() {
-            // SAFETY: the caller's promise; a strip has a line for each column; the bias is there for all rows or none.
-            unsafe {
-                let input = item.input.row(token);
-                let mut sum = simd.splat(0.0);
-                for k in 0..item.part.columns {
-                    sum = simd.mul_add(simd.splat(*input.add(k)), E::load(simd, weights.add(k * LANES)), sum);
+pub(super) unsafe fn multiply<S: Simd>(simd: S, item: &Item<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match item.part.format {
+            Format::F32 => product::<S, Single>(simd, item),
+            Format::F16 => product::<S, Half>(simd, item),
+            Format::Bf16 if simd.dots_bf16() => simd.call_bf16(RoundedProduct(item)),
+            Format::Bf16 => product::<S, WidenedPairs>(simd, item),
+            _ => unreachable!("quantised weights have kernels of their own"),
+        }
+    }
+}
+
+struct RoundedProduct<'a>(&'a Item<'a>);
+
+impl Kernel for RoundedProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        // SAFETY: the promise of `multiply`'s caller.
+        unsafe { product::<S, Pairs>(simd, self.0) };
+    }
+}
+
+/// # Safety
+/// As `multiply`; the weights lie as T reads them.
+#[inline(always)]
+unsafe fn product<S: Simd, T: Terms>(simd: S, item: &Item<'_>) {
+    let steps = item.part.columns.div_ceil(T::COLUMNS);
+    let one_tile = item.tokens.len() <= MOST_ROWS.min(S::ACCUMULATORS);
+    let widen = T::NARROW && item.tokens.len() >= WIDEN_FROM;
+    let block_steps = match (one_tile, T::ROUNDED) {
+        (true, true) => ROUNDED / MOST_ROWS / ROUND_STEPS * ROUND_STEPS,
+        (true, false) => steps,
+        (false, true) => LINES,
+        (false, false) => LINES / T::COLUMNS,
+    };
+    let mut rounded = MaybeUninit::<[[bf16; 2]; ROUNDED]>::uninit();
+    let rounded = rounded.as_mut_ptr().cast::<u8>();
+    let mut widened = MaybeUninit::<[[[f32; LANES]; LINES]; STRIPS]>::uninit();
+    let widened = widened.as_mut_ptr().cast::<[[f32; LANES]; LINES]>();
+    let mut sums = MaybeUninit::<[[f32; WIDE * LANES]; TOKENS]>::uninit();
+    let sums = sums.as_mut_ptr().cast::<f32>();
+    for wide in item.strips.clone().step_by(WIDE) {
+        let wide = wide..item.strips.end.min(wide + WIDE);
+        for token in item.tokens.clone().step_by(TOKENS) {
+            let tokens = token..item.tokens.end.min(token + TOKENS);
+            for begin in (0..steps).step_by(block_steps) {
+                let end = steps.min(begin + block_steps);
+                // SAFETY: the promise of `multiply`'s caller: tokens, strips and steps are below the item's. The
+                // buffers have room for TOKENS (or a tile's), WIDE or STRIPS, and `block_steps`.
+                unsafe {
+                    let (input, input_stride) = if T::ROUNDED {
+                        round(simd, item, tokens.clone(), begin..end, rounded);
+                        (rounded.cast_const(), (end - begin).next_multiple_of(ROUND_STEPS) * T::INPUT)
+                    } else {
+                        let input = item.input.row(token).add(begin * T::COLUMNS).cast::<u8>().cast_const();
+                        (input, item.input.stride() * size_of::<f32>())
+                    };
+                    for strip in wide.clone().step_by(STRIPS) {
+                        let num_strips = STRIPS.min(wide.end - strip);
+                        let mut weights = [std::ptr::null(); STRIPS];
+                        for (n, weights) in weights[..num_strips].iter_mut().enumerate() {
+                            *weights = item.part.strip(strip + n).add(begin * T::WEIGHTS);
+                        }
+                        let sums = sums.add((strip - wide.start) * LANES);
+                        let block = Block::<T> {
+                            rows: tokens.len(),
+                            steps: end - begin,
+                            input,
+                            input_stride,
+                            weights,
+                            num_strips,
+                            start: (begin > 0).then_some(sums.cast_const()),
+                            partial: (end < steps).then_some(sums),
+                            sums_stride: WIDE * LANES,
+                            end: item.end(strip, token),
+                            terms: PhantomData,
+                        };
+                        if T::ROUNDED {
+                            simd.call_bf16(block);
+                        } else if widen {
+                            for (n, weights) in weights[..num_strips].iter().enumerate() {
+                                let to = widened.add(n).cast::<u8>();
+                                for step in 0..end - begin {
+                                    let from = weights.add(step * T::WEIGHTS);
+                                    T::widen(simd, from, to.add(step * T::COLUMNS * Single::WEIGHTS).cast());
+                                }
+                            }
+                            simd.call(block.widened(widened));
+                        } else {
+                            simd.call(block);
+                        }
+                    }
                 }
-                let out = item.out.pointer.add((token - item.tokens.start) * item.out.stride + column);
-                if !item.bias.is_empty() {
-                    sum = simd.add(sum, load_first(simd, item.bias.as_ptr().add(column), rows));
-                }
-                if item.out.add {
-                    sum = simd.add(load_first(simd, out, rows), sum);
-                }
-                store_first(simd, out, sum, rows);
             }
+        }
+    }
+}
+
+/// Steps of input that are rounded at a time: 32 columns.
+const ROUND_STEPS: usize = LANES;
+
+/// # Safety
+/// As `multiply`; `to` has room.
+#[inline(always)]
+unsafe fn round<S: Simd>(simd: S, item: &Item<'_>, tokens: Range<usize>, steps: Range<usize>, to: *mut u8) {
+    let mut to = to.cast::<bf16>();
+    for token in tokens {
+        for step in steps.clone().step_by(ROUND_STEPS) {
+            // SAFETY: the caller's promise; a row of the input is padded to more than 32 columns.
+            unsafe {
+                let from = item.input.row(token).add(2 * step);
+                simd.round_bf16(from, to);
+                to = to.add(2 * ROUND_STEPS);
+            }
+        }
+    }
+}
+
+impl Item<'_> {
+    /// Where the sums from (strip, token) go.
+    #[inline(always)]
+    unsafe fn end(&self, strip: usize, token: usize) -> End {
+        let column = (strip - self.strips.start) * LANES;
+        // SAFETY: inside the output, as the strip and the token are the item's.
+        let out = unsafe { self.out.pointer.add((token - self.tokens.start) * self.out.stride + column) };
+        End {
+            out,
+            stride: self.out.stride,
+            add: self.out.add,
+            bias: self.bias.get(column..).filter(|bias| !bias.is_empty()).map(<[f32]>::as_ptr),
+            columns: self.part.rows - strip * LANES,
         }
     }
 }

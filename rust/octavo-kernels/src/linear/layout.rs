@@ -5,6 +5,9 @@
 //! integer dot products take. Codes of 4 to 6 bits: cache line j holds the low nibbles of group j and, high, those of
 //! group j + 4. A fifth bit: one more line, whose bit g is that of group g. Sixth bits: two more lines; bits 2j and
 //! 2j + 1 of the first are those of group j, and of the second those of group j + 4.
+//!
+//! Floats: a line of 16 for each column; bfloat16 in lines of two columns, neighbours beside each other, which is what
+//! its dot products take.
 
 use half::f16;
 
@@ -74,7 +77,18 @@ pub(super) fn strip_bytes(format: Format, columns: usize) -> usize {
     match Layout::of(format) {
         Some(layout) => layout.strip_bytes(columns.div_ceil(BLOCK)),
         None if format == Format::F32 => columns * LANES * 4,
+        None if format == Format::Bf16 => columns.next_multiple_of(2) * LANES * 2,
         None => columns * LANES * 2,
+    }
+}
+
+/// Offset of a float in a strip.
+#[inline(always)]
+pub(super) fn float_at(format: Format, column: usize, lane: usize) -> usize {
+    match format {
+        Format::F32 => 4 * (column * LANES + lane),
+        Format::Bf16 => 4 * (column / 2 * LANES + lane) + column % 2 * 2,
+        _ => 2 * (column * LANES + lane),
     }
 }
 

@@ -1,5 +1,7 @@
 //! From rows as a file stores them to strips, in parallel.
 
+use half::{bf16, f16};
+
 use super::encoding::{BLOCK, Block};
 use super::layout::{self, Layout};
 use super::memory::Memory;
@@ -115,9 +117,9 @@ fn pack_row(format: Format, strip: &mut [u8], lane: usize, part: &Stored<'_>, ro
     let mut values = vec![0.0_f32; columns.next_multiple_of(BLOCK)];
     part.encoding.decode(row, &mut values[..columns]);
     match format {
-        Format::F32 => write_elements(strip, lane, &values[..columns], f32::to_le_bytes),
-        Format::F16 => write_elements(strip, lane, &values[..columns], |x| half::f16::from_f32(x).to_le_bytes()),
-        Format::Bf16 => write_elements(strip, lane, &values[..columns], |x| half::bf16::from_f32(x).to_le_bytes()),
+        Format::F32 => write_floats(format, strip, lane, &values[..columns], f32::to_le_bytes),
+        Format::F16 => write_floats(format, strip, lane, &values[..columns], |x| f16::from_f32(x).to_le_bytes()),
+        Format::Bf16 => write_floats(format, strip, lane, &values[..columns], |x| bf16::from_f32(x).to_le_bytes()),
         Format::Int8 => quantise_row(strip, lane, &values),
         Format::Int4 { group } => {
             for (index, values) in values.chunks(group).enumerate() {
@@ -128,9 +130,15 @@ fn pack_row(format: Format, strip: &mut [u8], lane: usize, part: &Stored<'_>, ro
     }
 }
 
-fn write_elements<const N: usize>(strip: &mut [u8], lane: usize, values: &[f32], bytes: impl Fn(f32) -> [u8; N]) {
-    for (line, &value) in strip.chunks_exact_mut(LANES * N).zip(values) {
-        line[lane * N..(lane + 1) * N].copy_from_slice(&bytes(value));
+fn write_floats<const N: usize>(
+    format: Format,
+    strip: &mut [u8],
+    lane: usize,
+    values: &[f32],
+    bytes: impl Fn(f32) -> [u8; N],
+) {
+    for (column, &value) in values.iter().enumerate() {
+        strip[layout::float_at(format, column, lane)..][..N].copy_from_slice(&bytes(value));
     }
 }
 
@@ -154,9 +162,9 @@ fn quantise_row(strip: &mut [u8], lane: usize, values: &[f32]) {
 fn quantise_group(format: Format, strip: &mut [u8], lane: usize, first: usize, values: &[f32]) {
     let layout = Layout::of(format).expect("quantised");
     let (smallest, largest) = values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), &x| (a.min(x), b.max(x)));
-    let scale = half::f16::from_f32((largest - smallest) / 15.0);
-    let minimum = half::f16::from_f32(smallest);
-    let inverse = if scale > half::f16::ZERO { 1.0 / scale.to_f32() } else { 0.0 };
+    let scale = f16::from_f32((largest - smallest) / 15.0);
+    let minimum = f16::from_f32(smallest);
+    let inverse = if scale > f16::ZERO { 1.0 / scale.to_f32() } else { 0.0 };
     for (index, values) in values.chunks_exact(BLOCK).enumerate() {
         let mut block = Block { scale, minimum, ..Block::EMPTY };
         for (code, value) in block.codes.iter_mut().zip(values) {
@@ -172,13 +180,13 @@ pub(super) fn read_row(part: &Part, row: usize, out: &mut [f32]) {
     let strip = unsafe { std::slice::from_raw_parts(part.strip(row / LANES), part.strip_bytes) };
     let lane = row % LANES;
     let Some(layout) = Layout::of(part.format) else {
-        for (value, k) in out.iter_mut().zip(0..) {
-            let at = k * LANES + lane;
-            let two = |at: usize| u16::from_le_bytes([strip[at * 2], strip[at * 2 + 1]]);
+        for (column, value) in out.iter_mut().enumerate() {
+            let at = layout::float_at(part.format, column, lane);
+            let two = || u16::from_le_bytes([strip[at], strip[at + 1]]);
             *value = match part.format {
-                Format::F16 => half::f16::from_bits(two(at)).to_f32(),
-                Format::Bf16 => half::bf16::from_bits(two(at)).to_f32(),
-                _ => layout::read_row_scale(&strip[k * LANES * 4..], lane),
+                Format::F16 => f16::from_bits(two()).to_f32(),
+                Format::Bf16 => bf16::from_bits(two()).to_f32(),
+                _ => f32::from_le_bytes([strip[at], strip[at + 1], strip[at + 2], strip[at + 3]]),
             };
         }
         return;

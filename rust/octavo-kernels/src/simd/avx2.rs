@@ -354,4 +354,23 @@ impl Simd for Avx2 {
             IntegerPair(_mm256_add_epi32(sums.0, low), _mm256_add_epi32(sums.1, high))
         }
     }
+
+    #[inline(always)]
+    fn even_bf16(self, pairs: IntegerPair) -> Pair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe {
+            let (low, high) = (_mm256_slli_epi32::<16>(pairs.0), _mm256_slli_epi32::<16>(pairs.1));
+            Pair(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
+        }
+    }
+
+    #[inline(always)]
+    fn odd_bf16(self, pairs: IntegerPair) -> Pair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe {
+            let mask = _mm256_set1_epi32(-65_536);
+            let (low, high) = (_mm256_and_si256(pairs.0, mask), _mm256_and_si256(pairs.1, mask));
+            Pair(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
+        }
+    }
 }

@@ -8,18 +8,32 @@ use super::{Kernel, Simd};
 
 /// The proof that this machine has AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512 {
+    /// And AVX-512 BF16.
+    bf16: bool,
+}
 
 impl Avx512 {
     /// # Safety
     /// The machine has AVX-512 F, BW, DQ, VL and VNNI: `Isa::Avx512.is_available()`.
     pub(crate) unsafe fn assume() -> Self {
-        Self(())
+        Self { bf16: false }
+    }
+
+    /// # Safety
+    /// And AVX-512 BF16: `Isa::Avx512Bf16.is_available()`.
+    pub(crate) unsafe fn assume_bf16() -> Self {
+        Self { bf16: true }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn enter<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
+    kernel.run(simd)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+fn enter_bf16<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
     kernel.run(simd)
 }
 
@@ -249,5 +263,52 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn close(self, _sums: __m512i, partial: __m512i) -> __m512i {
         partial
+    }
+
+    #[inline(always)]
+    fn even_bf16(self, pairs: __m512i) -> __m512 {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)) }
+    }
+
+    #[inline(always)]
+    fn odd_bf16(self, pairs: __m512i) -> __m512 {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65_536))) }
+    }
+
+    #[inline(always)]
+    fn dots_bf16(self) -> bool {
+        self.bf16
+    }
+
+    #[inline(always)]
+    fn call_bf16<K: Kernel>(self, kernel: K) -> K::Output {
+        assert!(self.bf16);
+        // SAFETY: `self` exists, so the machine has the instructions, and it says that there is BF16.
+        unsafe { enter_bf16(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, a: __m512i, b: __m512i, c: __m512) -> __m512 {
+        debug_assert!(self.bf16);
+        // SAFETY: kernels run in `call_bf16`. The types hold the same bits.
+        unsafe {
+            _mm512_dpbf16_ps(
+                c,
+                std::mem::transmute::<__m512i, __m512bh>(a),
+                std::mem::transmute::<__m512i, __m512bh>(b),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn round_bf16(self, from: *const f32, to: *mut half::bf16) {
+        debug_assert!(self.bf16);
+        // SAFETY: the caller's promise, and kernels run in `call_bf16`.
+        unsafe {
+            let rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from.add(16)), _mm512_loadu_ps(from));
+            to.cast::<__m512bh>().write_unaligned(rounded);
+        }
     }
 }

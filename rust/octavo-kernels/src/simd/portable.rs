@@ -261,4 +261,22 @@ impl Simd for Portable {
     fn close(self, _sums: Self::Integers, partial: Self::Partial) -> Self::Integers {
         partial
     }
+
+    #[inline(always)]
+    fn even_bf16(self, pairs: Self::Bytes) -> Vector {
+        let mut result = [0.0; LANES];
+        for lane in 0..LANES {
+            result[lane] = f32::from_bits(u32::from_le_bytes([0, 0, pairs[4 * lane], pairs[4 * lane + 1]]));
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn odd_bf16(self, pairs: Self::Bytes) -> Vector {
+        let mut result = [0.0; LANES];
+        for lane in 0..LANES {
+            result[lane] = f32::from_bits(u32::from_le_bytes([0, 0, pairs[4 * lane + 2], pairs[4 * lane + 3]]));
+        }
+        result
+    }
 }

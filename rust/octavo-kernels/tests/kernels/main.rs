@@ -5,6 +5,7 @@ mod common;
 mod attention;
 mod kv_cache;
 mod linear;
+mod linear_float;
 mod norm_rope;
 mod pool;
 mod sample;
