@@ -17,7 +17,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi')
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 demo: $(DONE)/demo ## start a server with a small model, ask it questions, show the speed
 	@$(BIN)/python scripts/demo.py
@@ -37,16 +37,23 @@ bench: $(DONE)/dev ## run the benchmarks; JSON goes to target/bench
 	@mkdir -p target/bench
 	@for bench in benches/*.py; do \
 	  name=$$(basename "$$bench" .py); \
-	  case $$name in _*) continue ;; esac; \
+	  case $$name in _*|peers) continue ;; esac; \
 	  echo "== $$name"; $(BIN)/python "$$bench" --json "target/bench/$$name.json"; \
 	done
+
+peers: $(DONE)/dev ## install other engines, to compare with, in ~/.cache/octavo-peers
+	@$(BIN)/python benches/engines/install.py
+
+bench-peers: peers ## compare octavo with them, which takes 25 minutes; JSON goes to target/bench
+	@mkdir -p target/bench
+	@$(BIN)/python benches/peers.py --json target/bench/peers.json
 
 install: $(DONE)/octavo $(DONE)/base ## build octavo and install it in .venv, without a model or torch
 
 clean: ## remove everything that these commands made
 	rm -rf $(VENV) target tests/e2e/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test lint format bench install clean tools
+.PHONY: help demo test lint format bench peers bench-peers install clean tools
 
 # Looks at the tools every time, which takes no time, and makes the environment the first time.
 tools:

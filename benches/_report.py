@@ -30,13 +30,15 @@ def percentiles(name: str, values: list[float]) -> dict[str, float]:
     return {f"{name}_p{rank}": round(float(np.percentile(values, rank)), 2) for rank in (50, 90, 99)}
 
 
-def publish(bench: str, figures: Mapping[str, float], file: Path | None) -> None:
-    """Prints the table, and writes the JSON when a file was asked for."""
+def publish(bench: str, figures: Mapping[str, float], file: Path | None, **details: object) -> None:
+    """Prints the table, and writes the JSON, with the `details` beside the figures, when a file was asked for."""
     width = max(map(len, figures))
     for name, value in figures.items():
         print(f"{name:<{width}}  {value:>14,.2f}")
     if file:
-        file.write_text(json.dumps({"bench": bench, "figures": dict(figures), **_surroundings()}, indent=2) + "\n")
+        file.write_text(
+            json.dumps({"bench": bench, "figures": dict(figures), **details, **_surroundings()}, indent=2) + "\n"
+        )
 
 
 def _surroundings() -> dict[str, object]:

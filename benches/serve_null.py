@@ -2,119 +2,33 @@
 
 1,000 clients at a time ask for a streamed completion; the null backend makes a token a step, and a step takes as long
 as a fast device would need. When the server lags, an event carries several tokens. The server and its engine
-are processes of their own, this process is the client: it counts events without parsing them, so that it measures the
-server. An error is a status other than 200, an error event, or an answer that does not end as it must.
+are processes of their own, this process is the client.
 
 - gap_ms: between two arrivals of one stream; ttft_ms: from the request to its first event.
 - With fewer cores than three the client and the server take time from each other.
 """
 
-import asyncio
 import os
 import resource
 import subprocess
 import sys
-import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import cast
+from itertools import repeat
 from urllib.parse import urlsplit
 
-import msgspec
 import uvloop
 
 from _report import arguments, percentiles, publish
+from _streams import Tally, completion_request, stream_all
 from octavo.cli.child import ServerProcess, running_server
 
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 8
 
 
-@dataclass
-class Tally:
-    """What all streams together have seen."""
-
-    streams: int = 0
-    errors: int = 0
-    events: int = 0
-    gaps_ms: list[float] = field(default_factory=list)
-    firsts_ms: list[float] = field(default_factory=list)
-
-
-class StreamClient(asyncio.Protocol):
-    """One connection, one streamed request after the other: takes the next when one is done."""
-
-    def __init__(self, request: bytes, ending: bytes, remaining: list[int], tally: Tally) -> None:
-        self.request = request
-        self.ending = ending
-        self.remaining = remaining
-        self.tally = tally
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.in_progress = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.send()
-
-    def send(self) -> None:
-        if not self.remaining[0]:
-            self.transport.close()
-            return
-        self.remaining[0] -= 1
-        self.in_progress = True
-        self.status_is_known = False
-        self.tail = b""
-        self.sent = time.perf_counter()
-        self.last = 0.0
-        self.transport.write(self.request)
-
-    def data_received(self, data: bytes) -> None:
-        now = time.perf_counter()
-        tally = self.tally
-        if not self.status_is_known:
-            self.status_is_known = True
-            if not data.startswith(b"HTTP/1.1 200"):
-                self.transport.close()
-                return
-        count = data.count(b"data: ")
-        if count:
-            tally.events += count
-            if self.last:
-                tally.gaps_ms.append((now - self.last) * 1000)
-            else:
-                tally.firsts_ms.append((now - self.sent) * 1000)
-            self.last = now
-        self.tail = (self.tail + data)[-600:]
-        if self.tail.endswith(b"0\r\n\r\n"):
-            self.in_progress = False
-            tally.streams += 1
-            tally.errors += self.ending not in self.tail or b"data: [DONE]" not in self.tail
-            self.send()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self.in_progress:
-            self.tally.streams += 1
-            self.tally.errors += 1
-        self.closed.set_result(None)
-
-
 async def measure(host: str, port: int, *, concurrency: int, streams: int, max_tokens: int) -> tuple[Tally, float]:
     """Everything that was seen, and the seconds that it took."""
-    body = msgspec.json.encode(
-        {"prompt": PROMPT, "max_tokens": max_tokens, "stream": True, "stream_options": {"include_usage": True}}
-    )
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    ending = f'"completion_tokens":{max_tokens}'.encode()
-    tally, remaining = Tally(), [streams]
-    loop = asyncio.get_running_loop()
-    began = time.perf_counter()
-    pairs = await asyncio.gather(
-        *(
-            loop.create_connection(lambda: StreamClient(head + body, ending, remaining, tally), host, port)
-            for _ in range(concurrency)
-        )
-    )
-    await asyncio.gather(*(client.closed for _, client in pairs))
-    return tally, time.perf_counter() - began
+    request = completion_request(host, port, {"prompt": PROMPT, "max_tokens": max_tokens})
+    return await stream_all(host, port, repeat(request, streams), clients=concurrency, max_tokens=max_tokens)
 
 
 def null_server(model: str, concurrency: int, step_ms: float) -> AbstractContextManager[ServerProcess]:
