@@ -121,6 +121,12 @@ unsafe impl Send for Output {}
 // SAFETY: as above.
 unsafe impl Sync for Output {}
 
+impl Output {
+    fn with_stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+}
+
 /// A matrix [rows, columns], whose products are input · matrixᵀ (+ bias).
 pub struct Linear {
     columns: usize,
@@ -200,17 +206,42 @@ impl Linear {
         out: &mut [f32],
     ) -> Result<(), KernelError> {
         check_length("input", input.len(), rows * self.columns)?;
+        let input = Activations::of_rows(kernels, input, self.columns, self.is_quantised());
+        self.product_of(kernels, &input, rows, out)
+    }
+
+    /// `product` with each matrix in turn, into the same `out`, in one team: what a forward pass spends on them.
+    #[doc(hidden)]
+    pub fn measure(matrices: &[Self], kernels: &CpuKernels, input: &Activations, rows: usize, out: &mut [f32]) {
+        assert!(matrices.iter().all(|matrix| rows * matrix.rows() <= out.len()));
+        let out = Output { pointer: out.as_mut_ptr(), stride: 0, add: false };
+        kernels.pool.team(|team| {
+            for matrix in matrices {
+                let out = out.with_stride(matrix.rows());
+                // SAFETY: `out` is long enough, checked above, and is borrowed for the team alone.
+                unsafe { matrix.multiply(kernels, team, input, rows, out) };
+            }
+        });
+    }
+
+    /// `product` of rows that are there already.
+    pub fn product_of(
+        &self,
+        kernels: &CpuKernels,
+        input: &Activations,
+        rows: usize,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        check_length("input columns", input.columns(), self.columns)?;
         check_length("out", out.len(), rows * self.rows())?;
-        let mut activations = Activations::new(rows, self.columns, self.is_quantised());
-        activations.fill(input);
+        if rows > input.max_rows() || self.is_quantised() && !input.is_quantised() {
+            let text = format!("a product of {rows} rows takes as many, in int8 for quantised weights");
+            return Err(KernelError::Config(text));
+        }
         let out = Output { pointer: out.as_mut_ptr(), stride: self.rows(), add: false };
         kernels.pool.team(|team| {
-            team.each(rows, |row| {
-                // SAFETY: each row is one thread's.
-                unsafe { activations.quantise(kernels, row, 0..self.columns) };
-            });
             // SAFETY: `out` has as many elements, checked above, and is borrowed for the team alone.
-            unsafe { self.multiply(kernels, team, &activations, rows, out) };
+            unsafe { self.multiply(kernels, team, input, rows, out) };
         });
         Ok(())
     }
@@ -307,6 +338,12 @@ impl Linear {
 /// Rows of a gated product whose gate and up are kept until they meet: 2 · 48 · 128 bytes.
 const GATED_TOKENS: usize = 48;
 
+/// About half of the second-level caches of today.
+const TOKENS_CACHE: usize = 512 << 10;
+
+/// A multiple of what every kernel takes at a time.
+const TOKENS_TOGETHER: usize = 12;
+
 /// A product cut into strips × tokens.
 struct Shares {
     strips: usize,
@@ -333,11 +370,14 @@ impl Part {
         self.rows.div_ceil(LANES)
     }
 
-    /// Strips in pairs, as a pair is a block of the activations that follow.
+    /// Enough shares for every thread to have some; strips in pairs, as a pair is a block of the activations that follow;
+    /// as many tokens as stay in the second-level cache while strips pass by.
     fn shares(&self, threads: usize, tokens: usize) -> Shares {
         let strips = self.strips();
-        let strips_a_share = (strips / (threads * 8)).clamp(1, 8).next_multiple_of(2);
-        Shares { strips, tokens, strips_a_share, tokens_a_share: 256 }
+        let strips_a_share = (strips / (threads * 8)).clamp(1, 16).next_multiple_of(2);
+        let token_bytes = Activations::token_bytes(self.columns, self.format.is_quantised());
+        let tokens_a_share = (TOKENS_CACHE / token_bytes / TOKENS_TOGETHER * TOKENS_TOGETHER).max(TOKENS_TOGETHER);
+        Shares { strips, tokens, strips_a_share, tokens_a_share }
     }
 
     fn strip(&self, index: usize) -> *const u8 {

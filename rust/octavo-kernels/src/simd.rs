@@ -41,6 +41,9 @@ pub(crate) trait Simd: Copy {
     /// Vectors that a matrix kernel can hold as accumulators beside its operands.
     const ACCUMULATORS: usize;
 
+    /// Tokens that an integer tile can hold: an integer and a float vector each.
+    const TOKENS: usize;
+
     /// `dot_bytes` multiplies by the codes as they are; otherwise by code - 128.
     const UNSIGNED_CODES: bool;
 
@@ -96,6 +99,9 @@ pub(crate) trait Simd: Copy {
     /// 16 bytes are writable at `to`.
     unsafe fn store_i8(self, to: *mut i8, x: Self::Vector);
 
+    /// Asks for a cache line, which need not exist.
+    fn prefetch(self, from: *const u8);
+
     /// # Safety
     /// 64 bytes are readable at `from`.
     unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes;
@@ -112,7 +118,7 @@ pub(crate) trait Simd: Copy {
 
     fn splat_integer(self, x: i32) -> Self::Integers;
     fn to_floats(self, x: Self::Integers) -> Self::Vector;
-    /// `dot`s of codes of `bits` bits that a partial sum has room for.
+    /// `dot`s of codes of `bits` bits that a partial sum has room for: a divisor of 4 for 6 bits, of 8 for others.
     fn capacity(bits: usize) -> usize;
     /// A partial sum that begins with `sums`, or with zero: see `close`.
     fn open(self, sums: Self::Integers) -> Self::Partial;

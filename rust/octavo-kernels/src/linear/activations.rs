@@ -36,6 +36,28 @@ pub struct Activations {
 }
 
 impl Activations {
+    /// rows [n, columns], in int8 too if `quantised`.
+    ///
+    /// # Panics
+    /// When the memory is not there.
+    pub fn of_rows(kernels: &CpuKernels, rows: &[f32], columns: usize, quantised: bool) -> Self {
+        let result = Self::new(rows.len() / columns, columns, quantised);
+        kernels.pool.for_each(result.max_rows, |_, index| {
+            let values = &rows[index * columns..(index + 1) * columns];
+            // SAFETY: each row is one thread's.
+            unsafe {
+                std::slice::from_raw_parts_mut(result.row(index), columns).copy_from_slice(values);
+                result.quantise(kernels, index, 0..columns);
+            }
+        });
+        result
+    }
+
+    /// Bytes of a row that a product reads.
+    pub(super) fn token_bytes(columns: usize, quantised: bool) -> usize {
+        if quantised { columns.div_ceil(BLOCK) * size_of::<Coded>() } else { columns * size_of::<f32>() }
+    }
+
     /// # Panics
     /// When the memory is not there.
     pub(crate) fn new(max_rows: usize, columns: usize, quantised: bool) -> Self {
@@ -72,15 +94,6 @@ impl Activations {
 
     pub(crate) fn is_quantised(&self) -> bool {
         self.coded.is_some()
-    }
-
-    /// Copies whole rows in, from the first.
-    pub(crate) fn fill(&mut self, rows: &[f32]) {
-        assert!(rows.len() <= self.max_rows * self.columns);
-        for (index, values) in rows.chunks_exact(self.columns.max(1)).enumerate() {
-            // SAFETY: `self` is borrowed mutably, and a row has at least `columns` floats.
-            unsafe { std::slice::from_raw_parts_mut(self.row(index), self.columns) }.copy_from_slice(values);
-        }
     }
 
     /// # Safety

@@ -68,6 +68,7 @@ impl Simd for Avx2 {
     type Partial = IntegerPair;
 
     const ACCUMULATORS: usize = 6;
+    const TOKENS: usize = 4;
     const UNSIGNED_CODES: bool = false;
 
     #[inline(always)]
@@ -241,6 +242,12 @@ impl Simd for Avx2 {
             let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(to.cast(), bytes);
         }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, from: *const u8) {
+        // SAFETY: a prefetch does not fault, and `self` exists, so the machine has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
     }
 
     #[inline(always)]

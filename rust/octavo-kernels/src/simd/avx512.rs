@@ -44,6 +44,7 @@ impl Simd for Avx512 {
     type Partial = __m512i;
 
     const ACCUMULATORS: usize = 24;
+    const TOKENS: usize = 12;
     const UNSIGNED_CODES: bool = true;
 
     #[inline(always)]
@@ -191,6 +192,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, from: *const u8) {
+        // SAFETY: a prefetch does not fault, and `self` exists, so the machine has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn load_bytes(self, from: *const u8) -> __m512i {
         // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
         unsafe { _mm512_loadu_si512(from.cast()) }
@@ -240,7 +247,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn capacity(_bits: usize) -> usize {
-        8
+        4
     }
 
     #[inline(always)]

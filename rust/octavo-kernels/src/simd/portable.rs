@@ -42,6 +42,7 @@ impl Simd for Portable {
     type Partial = [i32; LANES];
 
     const ACCUMULATORS: usize = 3;
+    const TOKENS: usize = 4;
     const UNSIGNED_CODES: bool = true;
 
     #[inline(always)]
@@ -183,6 +184,9 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn prefetch(self, _from: *const u8) {}
+
+    #[inline(always)]
     unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes {
         // SAFETY: the caller's promise.
         unsafe { from.cast::<Self::Bytes>().read() }
@@ -234,7 +238,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn capacity(_bits: usize) -> usize {
-        8
+        4
     }
 
     #[inline(always)]
