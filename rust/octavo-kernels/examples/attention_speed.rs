@@ -21,11 +21,11 @@ fn main() {
     println!("SmolLM2-135M's shape: 9 query heads, 3 KV heads of 64, 30 layers; block 16; {threads} threads");
     let only = std::env::args().nth(2);
     for isa in Isa::available().into_iter().filter(|isa| only.as_ref().is_none_or(|only| isa.name() == only)) {
-        for dtype in [KvType::F32, KvType::Bf16, KvType::F16] {
-            for (sequences, context) in [(1, 1024), (32, 128), (32, 1024)] {
+        for dtype in [KvType::F16, KvType::Int8] {
+            for (sequences, context) in [(1, 128), (1, 8192), (32, 16), (32, 128), (32, 1024)] {
                 let (seconds, processor) = measure(isa, threads, dtype, sequences, context, 1);
-                let elements = sequences * context * NUM_KV_HEADS * HEAD_DIM * 2 * NUM_LAYERS;
-                let bytes = (elements * dtype.bytes()) as f64;
+                let position = match dtype { KvType::F32 => 512, KvType::Int8 => 136, _ => 256 };
+                let bytes = (sequences * context * NUM_KV_HEADS * position * NUM_LAYERS) as f64;
                 println!(
                     "{isa:>9} {dtype:?} decode {sequences:>2} × {context:>4}: {:7.2} ms a step, {:6.1} GB/s; processor {:6.1}",
                     seconds * 1e3,
@@ -33,15 +33,17 @@ fn main() {
                     bytes / processor / 1e9
                 );
             }
-            let (seconds, processor) = measure(isa, threads, dtype, 1, 2048, 512);
-            let pairs = 512 * (2048 - 512) + 512 * 513 / 2;
+            for (context, query) in [(256, 256), (512, 512), (2048, 2048), (2048, 512)] {
+            let (seconds, processor) = measure(isa, threads, dtype, 1, context, query);
+            let pairs = query * (context - query) + query * (query + 1) / 2;
             let operations = (4 * pairs * NUM_KV_HEADS * GROUP * HEAD_DIM * NUM_LAYERS) as f64;
             println!(
-                "{isa:>9} {dtype:?} prefill 512 at 1536: {:7.2} ms a step, {:6.1} GFLOP/s; processor {:6.1}",
+                "{isa:>9} {dtype:?} prefill {query} at {context}: {:7.2} ms a step, {:6.1} GFLOP/s; processor {:6.1}",
                 seconds * 1e3,
                 operations / seconds / 1e9,
                 operations / processor / 1e9
             );
+            }
         }
     }
 }
@@ -108,7 +110,7 @@ fn measure(isa: Isa, threads: usize, dtype: KvType, sequences: usize, context: u
         StepMeta { row: &rows, query_start: &starts, seq_len: &lens, slot_mapping: &slots, ..StepMeta::default() };
     let news = &values[..sequences * query * HEAD_DIM * NUM_KV_HEADS];
     let mut best = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..5 {
+    for _ in 0..12 {
         cache.begin_step(meta).expect("valid");
         let (begin, processor) = (Instant::now(), processor_seconds());
         for layer in 0..NUM_LAYERS {

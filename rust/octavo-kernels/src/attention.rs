@@ -1,18 +1,20 @@
 //! Causal attention over the paged cache: the calls, and what they share.
 //!
 //! A step enters by `attention`, one call a layer on slices, or, inside a team, by the two phases `rotate_and_store` and
-//! `attend`. store.rs rotates and writes K and V; schedule.rs cuts the step into items, work.rs computes one, state.rs
-//! merges its softmax over KV splits, matrix.rs does the products.
+//! `attend`. store.rs rotates and writes K and V; schedule.rs cuts the step into items; work.rs computes one: split.rs says
+//! where its K and V lie, rows.rs does the products, state.rs merges the softmax over KV splits.
 
+mod rows;
 mod schedule;
+mod split;
 mod state;
 mod store;
 mod work;
 
 use crate::error::check_length;
+use crate::kv_cache::{KvElement, Pages};
 use crate::linear::Activations;
 use crate::pool::{Team, lock};
-use crate::simd::Element;
 use crate::{KernelError, KvCache, KvType};
 
 pub(crate) use schedule::Schedule;
@@ -112,8 +114,7 @@ impl KvCache {
 
     /// Shares out the step's work, for `group` query heads to a kv head; after `begin_step`, before a team attends.
     pub(crate) fn prepare(&mut self, group: usize) {
-        let state_len = self.config.padded_head_dim() + 2;
-        self.schedule.prepare(&self.sequences, self.config.num_kv_heads, group, state_len);
+        self.schedule.prepare(&self.sequences, &self.config, group);
     }
 
     /// Norms and rotates the heads of the step's tokens in place, and puts K and V into their slots. A phase.
@@ -161,10 +162,11 @@ impl KvCache {
             KvType::F32 => self.store_as::<f32>(team, layer, source, rotation),
             KvType::Bf16 => self.store_as::<half::bf16>(team, layer, source, rotation),
             KvType::F16 => self.store_as::<half::f16>(team, layer, source, rotation),
+            KvType::Int8 => self.store_as::<i8>(team, layer, source, rotation),
         }
     }
 
-    fn store_as<E: Element>(&self, team: &Team<'_>, layer: usize, source: Source, rotation: Option<&Rotation<'_>>) {
+    fn store_as<E: KvElement>(&self, team: &Team<'_>, layer: usize, source: Source, rotation: Option<&Rotation<'_>>) {
         let pages = self.layer_pages::<E>(layer);
         let call = StoreCall { config: &self.config, group: self.schedule.group(), pages, source, rotation };
         team.each(self.blocks.len(), |index| {
@@ -188,10 +190,11 @@ impl KvCache {
             KvType::F32 => self.attend_as::<f32>(team, layer, query, out, activations, options),
             KvType::Bf16 => self.attend_as::<half::bf16>(team, layer, query, out, activations, options),
             KvType::F16 => self.attend_as::<half::f16>(team, layer, query, out, activations, options),
+            KvType::Int8 => self.attend_as::<i8>(team, layer, query, out, activations, options),
         }
     }
 
-    fn attend_as<E: Element>(
+    fn attend_as<E: KvElement>(
         &self,
         team: &Team<'_>,
         layer: usize,
@@ -203,7 +206,7 @@ impl KvCache {
         let schedule = &self.schedule;
         let call = Call {
             config: &self.config,
-            pages: self.layer_pages::<E>(layer).cast_const(),
+            pages: self.layer_pages::<E>(layer),
             table: &self.table,
             sequences: &self.sequences,
             query,
@@ -220,7 +223,8 @@ impl KvCache {
         let mut scratch = lock(&schedule.scratch[team.thread()]);
         team.each(schedule.items.len(), |index| {
             let item = schedule.items[index];
-            let written = self.kernels.run(Work { call: &call, item, scratch: &mut scratch });
+            let upcoming = schedule.items.get(index + team.threads()).copied();
+            let written = self.kernels.run(Work { call: &call, item, upcoming, scratch: &mut scratch });
             if let Some(activations) = quantised.filter(|_| at_once && written) {
                 let begin = item.kv_head * item_len;
                 for token in item.tokens(&self.sequences) {
@@ -237,8 +241,8 @@ impl KvCache {
         }
     }
 
-    fn layer_pages<E>(&self, layer: usize) -> *mut E {
+    fn layer_pages<E: KvElement>(&self, layer: usize) -> Pages<E> {
         let layer_bytes = self.config.block_bytes() / self.config.num_layers * self.config.num_blocks;
-        self.memory.pointer().wrapping_add(layer * layer_bytes).cast()
+        Pages::new(self.memory.pointer().wrapping_add(layer * layer_bytes), &self.config)
     }
 }

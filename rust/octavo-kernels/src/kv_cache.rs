@@ -1,17 +1,17 @@
 //! The paged KV cache: where keys and values lie, and the block tables that say whose they are.
 //!
-//! Memory is `[layer][block][kv head]`, and for each of these a page: K transposed, `[head_dim][block_size]`, then V,
-//! `[block_size][padded head_dim]`. So the scores of 16 neighbouring positions are 16 lanes, the output's dimensions
-//! are lanes too, one matrix kernel does both products, and a decode step reads a page from end to end. V's rows are
-//! padded to a multiple of 16 (no padding for 64, 80, 96, 128, 256) and the padding stays zero.
+//! Memory is `[layer][block][kv head]`, and for each of these a page: see page.rs.
+
+mod page;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::attention::Schedule;
 use crate::error::check_length;
-use crate::simd::LANES;
 use crate::{CpuKernels, KernelError};
+
+pub(crate) use page::{KvElement, Pages};
 
 /// The element type of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,14 +19,17 @@ pub enum KvType {
     F32,
     Bf16,
     F16,
+    /// Codes with a scale for each token's K, and each one's V, of a kv head.
+    Int8,
 }
 
 impl KvType {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
+    /// Bytes of a position with `elements` elements in its K and V together.
+    fn position_bytes(self, elements: usize) -> usize {
         match self {
-            KvType::F32 => 4,
-            KvType::Bf16 | KvType::F16 => 2,
+            KvType::F32 => 4 * elements,
+            KvType::Bf16 | KvType::F16 => 2 * elements,
+            KvType::Int8 => elements + 2 * size_of::<f32>(),
         }
     }
 }
@@ -50,21 +53,7 @@ pub struct KvCacheConfig {
 impl KvCacheConfig {
     /// Bytes that one block takes over all layers.
     pub fn block_bytes(&self) -> usize {
-        self.num_layers * self.num_kv_heads * self.page_elements() * self.dtype.bytes()
-    }
-
-    pub(crate) fn padded_head_dim(&self) -> usize {
-        self.head_dim.next_multiple_of(LANES)
-    }
-
-    /// Elements of K in a page; V begins after them.
-    pub(crate) fn key_elements(&self) -> usize {
-        self.head_dim * self.block_size
-    }
-
-    /// Elements of K and V of one kv head in one block of one layer.
-    pub(crate) fn page_elements(&self) -> usize {
-        self.key_elements() + self.padded_head_dim() * self.block_size
+        self.num_layers * self.num_kv_heads * self.page_bytes()
     }
 
     fn check(&self) -> Result<(), KernelError> {
@@ -91,11 +80,8 @@ impl KvCacheConfig {
 
     /// Bytes of the whole cache; None beyond the address space.
     fn total_bytes(&self) -> Option<usize> {
-        let bytes = self.page_elements() as u128
-            * self.dtype.bytes() as u128
-            * self.num_layers as u128
-            * self.num_kv_heads as u128
-            * self.num_blocks as u128;
+        let bytes =
+            self.page_bytes() as u128 * self.num_layers as u128 * self.num_kv_heads as u128 * self.num_blocks as u128;
         usize::try_from(bytes).ok().filter(|&bytes| isize::try_from(bytes).is_ok())
     }
 }
@@ -323,6 +309,12 @@ impl Mapping {
         if pointer == libc::MAP_FAILED {
             let reason = std::io::Error::last_os_error().to_string();
             return Err(KernelError::Allocation { bytes: bytes as u64, reason });
+        }
+        // Pages of a context lie scattered, and each would need an entry of its own in the TLB. A refusal is no error.
+        #[cfg(target_os = "linux")]
+        // SAFETY: advice about the mapping that was just made.
+        unsafe {
+            libc::madvise(pointer, bytes, libc::MADV_HUGEPAGE);
         }
         Ok(Self { pointer: pointer.cast(), bytes })
     }

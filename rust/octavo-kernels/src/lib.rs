@@ -6,7 +6,7 @@
 //! - `linear`: weights, packed, and the matrix products with them;
 //! - `norm_rope`: the row-wise kernels between the matrix products;
 //! - `kv_cache`: the paged memory, the block tables, and a step's metadata;
-//! - `attention`: over that cache, by the products of `matrix`;
+//! - `attention`: over that cache;
 //! - `decoder`: a whole model over all of them, a step in one call;
 //! - `sample`: logits to tokens.
 //!
@@ -23,8 +23,6 @@ mod linear;
 mod norm_rope;
 
 mod kv_cache;
-
-mod matrix;
 
 mod attention;
 

@@ -64,6 +64,25 @@ pub(crate) trait Simd: Copy {
     /// 16 elements are readable at `from`.
     unsafe fn load_f16(self, from: *const half::f16) -> Self::Vector;
 
+    /// Stores the lanes rounded to bfloat16.
+    ///
+    /// # Safety
+    /// 16 elements are writable at `to`.
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut half::bf16, x: Self::Vector) {
+        // SAFETY: the caller's promise.
+        unsafe { store_rounded(self, to, x, half::bf16::from_f32) };
+    }
+    /// Stores the lanes rounded to float16.
+    ///
+    /// # Safety
+    /// 16 elements are writable at `to`.
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut half::f16, x: Self::Vector) {
+        // SAFETY: the caller's promise.
+        unsafe { store_rounded(self, to, x, half::f16::from_f32) };
+    }
+
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -194,6 +213,31 @@ pub(crate) trait Simd: Copy {
     }
 }
 
+/// # Safety
+/// 16 elements are writable at `to`.
+#[inline(always)]
+unsafe fn store_rounded<S: Simd, E>(simd: S, to: *mut E, x: S::Vector, round: impl Fn(f32) -> E) {
+    let mut lanes = [0.0; LANES];
+    // SAFETY: `lanes` has 16 floats.
+    unsafe { simd.store(lanes.as_mut_ptr(), x) };
+    for (index, &lane) in lanes.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { to.add(index).write(round(lane)) };
+    }
+}
+
+/// Asks for the cache line at `address`; any address will do.
+#[inline(always)]
+pub(crate) fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and a prefetch of no valid address does nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// An element type that is widened to float32 when loaded.
 pub(crate) trait Element: Copy + 'static {
     const ZERO: Self;
@@ -201,11 +245,6 @@ pub(crate) trait Element: Copy + 'static {
     /// # Safety
     /// 16 elements are readable at `from`.
     unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::Vector;
-
-    fn widen(self) -> f32;
-
-    /// Rounds `from` to `to`, of the same length.
-    fn round_slice(from: &[f32], to: &mut [Self]);
 }
 
 impl Element for f32 {
@@ -215,15 +254,6 @@ impl Element for f32 {
     unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::Vector {
         // SAFETY: the caller's promise.
         unsafe { simd.load(from) }
-    }
-
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-
-    fn round_slice(from: &[f32], to: &mut [Self]) {
-        to.copy_from_slice(from);
     }
 }
 
@@ -235,15 +265,6 @@ impl Element for half::bf16 {
         // SAFETY: the caller's promise.
         unsafe { simd.load_bf16(from) }
     }
-
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
-
-    fn round_slice(from: &[f32], to: &mut [Self]) {
-        half::slice::HalfFloatSliceExt::convert_from_f32_slice(to, from);
-    }
 }
 
 impl Element for half::f16 {
@@ -254,14 +275,15 @@ impl Element for half::f16 {
         // SAFETY: the caller's promise.
         unsafe { simd.load_f16(from) }
     }
+}
+
+impl Element for i8 {
+    const ZERO: Self = 0;
 
     #[inline(always)]
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
-
-    fn round_slice(from: &[f32], to: &mut [Self]) {
-        half::slice::HalfFloatSliceExt::convert_from_f32_slice(to, from);
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::Vector {
+        // SAFETY: the caller's promise.
+        unsafe { simd.load_i8(from) }
     }
 }
 

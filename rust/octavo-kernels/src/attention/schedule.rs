@@ -1,23 +1,27 @@
 //! A step's attention cut into work items, and the memory which the items share.
 //!
-//! An item is (sequence, kv head, tile of query tokens). Where a sequence has only one query tile, as in decode, its
-//! KV splits are items too, so that a single long context keeps every thread busy; whoever finishes the last split of
-//! a tile merges them in order.
+//! An item is (sequence, kv head, tile of query tokens). Where that is so much work that threads would wait for it, as a
+//! single long context in decode, its KV splits are shared out in pieces; whoever finishes the last piece of a tile
+//! merges the splits in order.
 
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
-use crate::kv_cache::Sequence;
+use crate::kv_cache::{KvCacheConfig, Sequence};
+use crate::pool::lock;
 
+use super::rows::MAX_ROWS;
+use super::split::SPLIT;
+use super::state::State;
 use super::work::Scratch;
-
-/// Positions of KV whose softmax state is computed on its own and then merged: part of the definition of the result.
-pub(super) const SPLIT: usize = 256;
 
 /// Query rows (tokens × heads of the group) that share a pass over K and V, at least one token.
 const TARGET_ROWS: usize = 48;
+
+/// Items a thread, at least, where the work can be cut so far.
+const ITEMS_OF_THREAD: usize = 16;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Item {
@@ -32,6 +36,15 @@ pub(super) struct Item {
 }
 
 impl Item {
+    fn rows(&self, group: usize) -> usize {
+        (self.token_end - self.token_begin) * group
+    }
+
+    /// About proportional to the time that it takes: a kernel reads K and V once for MAX_ROWS rows.
+    fn cost(&self, group: usize) -> usize {
+        self.rows(group).div_ceil(MAX_ROWS) * (self.split_end - self.split_begin)
+    }
+
     /// In the step's columns.
     pub(super) fn tokens(&self, sequences: &[Sequence]) -> Range<usize> {
         let first = sequences[self.sequence].query_begin;
@@ -39,14 +52,15 @@ impl Item {
     }
 }
 
-/// Where an item that is one split of several leaves its state.
+/// Where an item that has some splits of a tile leaves their states.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Join {
-    /// Counts the finished splits.
+    /// Counts the finished pieces.
     pub(super) counter: usize,
+    pub(super) num_pieces: usize,
     pub(super) num_splits: usize,
-    /// Row of `partials` for split 0.
-    pub(super) first_row: usize,
+    /// Where the state of split 0 lies in `partials`; the others follow.
+    pub(super) first_float: usize,
 }
 
 /// The items of the current step for one group size, kept for all its layers.
@@ -55,7 +69,6 @@ pub(crate) struct Schedule {
     group: usize,
     pub(super) items: Vec<Item>,
     pub(super) counters: Vec<AtomicU32>,
-    /// [row, padded head_dim + 2]
     partials: Vec<UnsafeCell<f32>>,
     /// One a thread.
     pub(super) scratch: Vec<Mutex<Scratch>>,
@@ -90,52 +103,69 @@ impl Schedule {
         self.group = 0;
     }
 
-    /// Makes the items, unless they are there. `state_len` is the number of floats in the state of a row.
-    pub(super) fn prepare(&mut self, sequences: &[Sequence], num_kv_heads: usize, group: usize, state_len: usize) {
+    /// Makes the items, unless they are there.
+    pub(super) fn prepare(&mut self, sequences: &[Sequence], config: &KvCacheConfig, group: usize) {
         if self.group == group {
             return;
         }
         self.group = group;
         self.items.clear();
         let tile = (TARGET_ROWS / group).max(1);
-        let (mut num_joins, mut num_rows) = (0, 0);
+        let mut total_cost = 0;
         for (index, sequence) in sequences.iter().enumerate() {
             for token_begin in (0..sequence.query_len).step_by(tile) {
                 let token_end = sequence.query_len.min(token_begin + tile);
-                let num_splits = (sequence.context + token_end).div_ceil(SPLIT);
-                let splits_apart = sequence.query_len <= tile && num_splits > 1;
-                for kv_head in 0..num_kv_heads {
-                    let whole = Item {
+                let split_end = (sequence.context + token_end).div_ceil(SPLIT);
+                for kv_head in 0..config.num_kv_heads {
+                    let item = Item {
                         sequence: index,
                         kv_head,
                         token_begin,
                         token_end,
                         split_begin: 0,
-                        split_end: num_splits,
+                        split_end,
                         join: None,
                     };
-                    if !splits_apart {
-                        self.items.push(whole);
-                        continue;
-                    }
-                    let join = Some(Join { counter: num_joins, num_splits, first_row: num_rows });
-                    self.items.extend((0..num_splits).map(|split| Item {
-                        split_begin: split,
-                        split_end: split + 1,
-                        join,
-                        ..whole
-                    }));
-                    num_joins += 1;
-                    num_rows += num_splits * (token_end - token_begin) * group;
+                    total_cost += item.cost(group);
+                    self.items.push(item);
                 }
             }
         }
+        let threads = self.scratch.len();
+        let largest_cost = if threads == 1 { usize::MAX } else { total_cost / (threads * ITEMS_OF_THREAD) };
+        self.cut(largest_cost, config, group);
         // The longest first, so that the threads finish together.
-        self.items.sort_by_key(|item| {
-            std::cmp::Reverse((item.token_end - item.token_begin) * (item.split_end - item.split_begin))
-        });
+        self.items.sort_by_key(|item| std::cmp::Reverse(item.cost(group)));
+        for scratch in &self.scratch {
+            lock(scratch).fit(tile * group, config);
+        }
+    }
+
+    /// Shares out the splits of items above a cost.
+    fn cut(&mut self, largest_cost: usize, config: &KvCacheConfig, group: usize) {
+        let (mut num_joins, mut num_floats) = (0, 0);
+        for index in 0..self.items.len() {
+            let item = self.items[index];
+            let (num_splits, rows) = (item.split_end, item.rows(group));
+            let splits_of_piece = (largest_cost * num_splits / item.cost(group)).max(1);
+            if splits_of_piece >= num_splits {
+                continue;
+            }
+            let num_pieces = num_splits.div_ceil(splits_of_piece);
+            let join = Some(Join { counter: num_joins, num_pieces, num_splits, first_float: num_floats });
+            let pieces = (0..num_splits).step_by(splits_of_piece).map(|split_begin| Item {
+                split_begin,
+                split_end: num_splits.min(split_begin + splits_of_piece),
+                join,
+                ..item
+            });
+            let (first, others) = (pieces.clone().next(), pieces.skip(1));
+            self.items.extend(others);
+            self.items[index] = first.unwrap_or(item);
+            num_joins += 1;
+            num_floats += num_splits * State::floats(rows, config.padded_head_dim());
+        }
         self.counters.resize_with(num_joins.max(self.counters.len()), AtomicU32::default);
-        let partials = (num_rows * state_len).max(self.partials.len());
-        self.partials.resize_with(partials, UnsafeCell::default);
+        self.partials.resize_with(num_floats.max(self.partials.len()), UnsafeCell::default);
     }
 }

@@ -7,6 +7,7 @@ use crate::simd::{LANES, Simd};
 pub(super) struct State {
     /// [rows, padded head_dim]
     pub(super) numerator: *mut f32,
+    /// [rows], and room for whole vectors.
     pub(super) largest: *mut f32,
     pub(super) sum: *mut f32,
     rows: usize,
@@ -14,64 +15,74 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Floats that the states of `rows` rows take.
+    pub(super) fn floats(rows: usize, width: usize) -> usize {
+        rows * width + 2 * rows.next_multiple_of(LANES)
+    }
+
     /// # Safety
-    /// `rows · (width + 2)` floats at `memory` are the caller's.
+    /// `floats(rows, width)` at `memory` are the caller's.
     pub(super) unsafe fn at(memory: *mut f32, rows: usize, width: usize) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
-            Self {
-                numerator: memory,
-                largest: memory.add(rows * width),
-                sum: memory.add(rows * (width + 1)),
-                rows,
-                width,
-            }
+            let largest = memory.add(rows * width);
+            Self { numerator: memory, largest, sum: largest.add(rows.next_multiple_of(LANES)), rows, width }
         }
     }
 
-    pub(super) fn reset(self) {
+    /// A row's numerator.
+    #[inline(always)]
+    pub(super) fn row(self, row: usize) -> *mut f32 {
+        self.numerator.wrapping_add(row * self.width)
+    }
+
+    /// Nothing seen.
+    #[inline(always)]
+    pub(super) fn reset<S: Simd>(self, simd: S) {
         // SAFETY: `at`'s promise.
         unsafe {
-            std::slice::from_raw_parts_mut(self.numerator, self.rows * self.width).fill(0.0);
-            std::slice::from_raw_parts_mut(self.largest, self.rows).fill(f32::NEG_INFINITY);
-            std::slice::from_raw_parts_mut(self.sum, self.rows).fill(0.0);
-        }
-    }
-
-    /// Multiplies a row's numerator.
-    #[inline(always)]
-    pub(super) fn scale<S: Simd>(self, simd: S, row: usize, factor: f32) {
-        let factor = simd.splat(factor);
-        for at in (0..self.width).step_by(LANES) {
-            // SAFETY: `at`'s promise; the width is a multiple of 16.
-            unsafe {
-                let numerator = self.numerator.add(row * self.width + at);
-                simd.store(numerator, simd.mul(simd.load(numerator), factor));
+            for at in (0..self.rows * self.width).step_by(LANES) {
+                simd.store(self.numerator.add(at), simd.splat(0.0));
+            }
+            for row in (0..self.rows).step_by(LANES) {
+                simd.store(self.largest.add(row), simd.splat(f32::NEG_INFINITY));
+                simd.store(self.sum.add(row), simd.splat(0.0));
             }
         }
     }
 
-    /// Adds the state of later positions.
+    /// Adds the state of later positions; a row of which nothing was seen takes it as it is.
     #[inline(always)]
     pub(super) fn merge<S: Simd>(self, simd: S, later: State) {
-        for row in 0..self.rows {
-            // SAFETY: `at`'s promise, for both.
+        let (mut keep, mut take) = ([0.0; LANES], [0.0; LANES]);
+        for first in (0..self.rows).step_by(LANES) {
+            // SAFETY: `at`'s promise, for both, and LANES floats in each array.
             unsafe {
-                let (old, new) = (*self.largest.add(row), *later.largest.add(row));
-                let seen = *later.sum.add(row) != 0.0;
-                if !seen {
-                    continue;
-                }
-                let largest = if new > old { new } else { old };
-                let (keep, take) = ((old - largest).exp(), (new - largest).exp());
-                *self.largest.add(row) = largest;
-                *self.sum.add(row) = *self.sum.add(row) * keep + *later.sum.add(row) * take;
-                self.scale(simd, row, keep);
-                let take = simd.splat(take);
-                for at in (0..self.width).step_by(LANES) {
-                    let numerator = self.numerator.add(row * self.width + at);
-                    let other = simd.load(later.numerator.add(row * self.width + at));
-                    simd.store(numerator, simd.mul_add(other, take, simd.load(numerator)));
+                let (old, new) = (simd.load(self.largest.add(first)), simd.load(later.largest.add(first)));
+                let largest = simd.max(new, old);
+                simd.store(keep.as_mut_ptr(), simd.exp(simd.sub(old, largest)));
+                simd.store(take.as_mut_ptr(), simd.exp(simd.sub(new, largest)));
+                simd.store(self.largest.add(first), largest);
+                for lane in 0..LANES.min(self.rows - first) {
+                    let row = first + lane;
+                    let (seen, more) = (*self.sum.add(row), *later.sum.add(row));
+                    if more == 0.0 {
+                        continue;
+                    }
+                    let (numerator, other) = (self.row(row), later.row(row));
+                    if seen == 0.0 {
+                        *self.sum.add(row) = more;
+                        std::ptr::copy_nonoverlapping(other, numerator, self.width);
+                        continue;
+                    }
+                    *self.sum.add(row) = seen * keep[lane] + more * take[lane];
+                    let (keep, take) = (simd.splat(keep[lane]), simd.splat(take[lane]));
+                    for at in (0..self.width).step_by(LANES) {
+                        let numerator = numerator.add(at);
+                        let other = simd.load(other.add(at));
+                        let kept = simd.mul(simd.load(numerator), keep);
+                        simd.store(numerator, simd.mul_add(other, take, kept));
+                    }
                 }
             }
         }

@@ -3,9 +3,9 @@
 //! An item is a block of the cache with the step's tokens in it, in their order: so no two threads write the same page
 //! even where tokens share a slot, and a prompt's K is turned a block at a time.
 
-use crate::kv_cache::{KvCacheConfig, Piece};
+use crate::kv_cache::{KvCacheConfig, KvElement, Pages, Piece};
 use crate::norm_rope::{RmsNorm, Rope};
-use crate::simd::{Element, Kernel, Simd};
+use crate::simd::{Kernel, Simd};
 
 use super::HeadRows;
 
@@ -38,7 +38,7 @@ pub(super) struct StoreCall<'a, E> {
     pub(super) config: &'a KvCacheConfig,
     pub(super) group: usize,
     /// The layer's pages.
-    pub(super) pages: *mut E,
+    pub(super) pages: Pages<E>,
     pub(super) source: Source,
     pub(super) rotation: Option<&'a Rotation<'a>>,
 }
@@ -53,7 +53,7 @@ pub(super) struct Store<'a, E> {
 /// Tokens whose K is turned together.
 const TOGETHER: usize = 16;
 
-impl<E: Element> Kernel for Store<'_, E> {
+impl<E: KvElement> Kernel for Store<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -66,14 +66,14 @@ impl<E: Element> Kernel for Store<'_, E> {
             for begin in (0..piece.count).step_by(TOGETHER) {
                 let count = TOGETHER.min(piece.count - begin);
                 for head in 0..call.config.num_kv_heads {
-                    call.write(piece.block, piece.offset + begin, piece.token + begin, count, head);
+                    call.write(simd, piece.block, piece.offset + begin, piece.token + begin, count, head);
                 }
             }
         }
     }
 }
 
-impl<E: Element> StoreCall<'_, E> {
+impl<E: KvElement> StoreCall<'_, E> {
     #[inline(always)]
     fn rotate<S: Simd>(&self, simd: S, token: usize) {
         let Some(rotation) = self.rotation else { return };
@@ -97,29 +97,31 @@ impl<E: Element> StoreCall<'_, E> {
 
     /// K and V of one head of `count` tokens from `token` on, into the block from `offset` on.
     #[inline(always)]
-    fn write(&self, block: usize, offset: usize, token: usize, count: usize, head: usize) {
-        let config = self.config;
-        let (head_dim, width, block_size) = (config.head_dim, config.padded_head_dim(), config.block_size);
-        let Source { key, value, .. } = self.source;
-        let mut rounded = [[E::ZERO; 256]; TOGETHER];
-        // SAFETY: the slots were checked against the number of blocks, so the page lies in this layer, and only this item
-        // has its block; the rows are the step's.
-        unsafe {
-            let page = self.pages.add((block * config.num_kv_heads + head) * config.page_elements());
-            let row = |rows: HeadRows, index: usize| {
-                let from = rows.pointer.add((token + index) * rows.stride + head * head_dim);
-                std::slice::from_raw_parts(from.cast_const(), head_dim)
-            };
-            for (index, rounded) in rounded.iter_mut().enumerate().take(count) {
-                E::round_slice(row(key, index), &mut rounded[..head_dim]);
-                let to = page.add(config.key_elements() + (offset + index) * width);
-                E::round_slice(row(value, index), std::slice::from_raw_parts_mut(to, head_dim));
-            }
-            for dimension in 0..head_dim {
-                let to = page.add(dimension * block_size + offset);
-                for (index, rounded) in rounded.iter().enumerate().take(count) {
-                    *to.add(index) = rounded[dimension];
+    fn write<S: Simd>(&self, simd: S, block: usize, offset: usize, token: usize, count: usize, head: usize) {
+        let Pages { head_dim, width, block_size, .. } = self.pages;
+        let (keys, values) = (self.pages.keys(block, head), self.pages.values(block, head));
+        let scales = self.pages.scales(block, head);
+        let mut rows = [[E::ZERO; 256]; TOGETHER];
+        for (index, encoded) in rows.iter_mut().enumerate().take(count) {
+            // SAFETY: the slots were checked against the number of blocks, so the page lies in this layer, and only this
+            // item has its block; the rows are the step's; `encoded` has room for the largest head.
+            unsafe {
+                let row = |rows: HeadRows| {
+                    let from = rows.pointer.add((token + index) * rows.stride + head * head_dim);
+                    std::slice::from_raw_parts(from.cast_const(), head_dim)
+                };
+                let key_scale = E::encode(simd, row(self.source.key), encoded.as_mut_ptr());
+                let value_scale = E::encode(simd, row(self.source.value), values.add((offset + index) * width));
+                if E::SCALED {
+                    *scales.add(offset + index) = key_scale;
+                    *scales.add(block_size + offset + index) = value_scale;
                 }
+            }
+        }
+        for dimension in 0..head_dim {
+            for (index, encoded) in rows.iter().enumerate().take(count) {
+                // SAFETY: as above.
+                unsafe { *keys.add(dimension * block_size + offset + index) = encoded[dimension] };
             }
         }
     }

@@ -37,6 +37,18 @@ unsafe fn widen_bf16(from: *const half::bf16) -> __m256 {
     _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(raw)))
 }
 
+/// The bfloat16 nearest to each lane, in its lower half.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn round_bf16(x: __m256) -> __m256i {
+    let bits = _mm256_castps_si256(x);
+    let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+    let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(1 << 22));
+    let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+    _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, is_nan))
+}
+
 #[inline]
 #[target_feature(enable = "avx2")]
 fn power_of_two8(exponent: __m256) -> __m256 {
@@ -110,6 +122,25 @@ impl Simd for Avx2 {
         unsafe {
             let from = from.cast::<__m128i>();
             Pair(_mm256_cvtph_ps(_mm_loadu_si128(from)), _mm256_cvtph_ps(_mm_loadu_si128(from.add(1))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut half::bf16, x: Pair) {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe {
+            let packed = _mm256_packus_epi32(round_bf16(x.0), round_bf16(x.1));
+            _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut half::f16, x: Pair) {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe {
+            let to = to.cast::<__m128i>();
+            _mm_storeu_si128(to, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x.0));
+            _mm_storeu_si128(to.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x.1));
         }
     }
 

@@ -50,7 +50,7 @@ fn agrees_with_the_definition_for_every_head_dim() {
 fn agrees_with_the_definition_for_every_group_and_block_size() {
     for group in [1, 3, 4, 8] {
         for block_size in [1, 5, 16, 32, 128] {
-            for dtype in [KvType::F32, KvType::Bf16, KvType::F16] {
+            for dtype in [KvType::F32, KvType::Bf16, KvType::F16, KvType::Int8] {
                 check_against_reference(shape(16, group, block_size, dtype), &[70, 3, 33], 2);
             }
         }
@@ -75,6 +75,7 @@ fn agrees_with_the_definition_with_windows_and_soft_caps() {
 fn agrees_with_the_definition_over_several_splits() {
     check_against_reference(shape(64, 3, 16, KvType::Bf16), &[700, 256, 257], 4);
     check_against_reference(shape(64, 3, 16, KvType::F32), &[1030], 5);
+    check_against_reference(shape(80, 2, 32, KvType::Int8), &[700, 513], 6);
 }
 
 #[test]
@@ -94,7 +95,7 @@ fn avx512_and_avx2_give_the_same_bits() {
 #[test]
 fn a_neighbours_nan_and_a_later_nan_stay_where_they_are() {
     for kernels in all_kernels(2) {
-        for dtype in [KvType::F32, KvType::Bf16] {
+        for dtype in [KvType::F32, KvType::Bf16, KvType::Int8] {
             let shape = shape(16, 2, 16, dtype);
             let mut random = Random(7);
             let mut requests = vec![Request::random(&shape, 40, &mut random), Request::random(&shape, 40, &mut random)];
@@ -142,7 +143,7 @@ proptest! {
         head_dim in prop::sample::select(vec![8_usize, 16, 64, 80, 128]),
         group in prop::sample::select(vec![1_usize, 3, 4, 8]),
         block_size in prop::sample::select(vec![1_usize, 3, 16, 32]),
-        dtype in prop::sample::select(vec![KvType::F32, KvType::Bf16, KvType::F16]),
+        dtype in prop::sample::select(vec![KvType::F32, KvType::Bf16, KvType::F16, KvType::Int8]),
         sliding_window in prop::sample::select(vec![0_usize, 5, 100]),
         softcap in prop::sample::select(vec![0.0_f32, 2.0]),
         lens in prop::collection::vec(1_usize..600, 1..4),

@@ -184,13 +184,26 @@ pub fn round_to(dtype: KvType, x: f32) -> f64 {
         KvType::F32 => f64::from(x),
         KvType::Bf16 => half::bf16::from_f32(x).to_f64(),
         KvType::F16 => half::f16::from_f32(x).to_f64(),
+        KvType::Int8 => panic!("a code depends on the whole head"),
     }
+}
+
+/// A head as the cache keeps it.
+pub fn rounded_head(dtype: KvType, head: &[f32]) -> Vec<f64> {
+    if dtype != KvType::Int8 {
+        return head.iter().map(|&x| round_to(dtype, x)).collect();
+    }
+    let largest = head.iter().map(|x| x.abs()).fold(0.0, f32::max);
+    let (scale, inverse) = (largest / 127.0, 127.0 / largest);
+    head.iter().map(|x| f64::from((x * inverse).round_ties_even()) * f64::from(scale)).collect()
 }
 
 /// Attention by its definition, in float64.
 pub fn reference(shape: &Shape, request: &Request) -> Vec<f64> {
     let Shape { num_kv_heads, group, head_dim, options, .. } = *shape;
-    let rounded = |column: &[f32]| -> Vec<f64> { column.iter().map(|&x| round_to(shape.dtype, x)).collect() };
+    let rounded = |column: &[f32]| -> Vec<f64> {
+        column.chunks(head_dim).flat_map(|head| rounded_head(shape.dtype, head)).collect()
+    };
     let (key, value) = (rounded(&request.key), rounded(&request.value));
     let mut out = vec![0.0; request.query.len()];
     for (index, (query, out)) in request.query.chunks(head_dim).zip(out.chunks_mut(head_dim)).enumerate() {

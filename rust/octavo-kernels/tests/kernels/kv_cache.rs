@@ -127,7 +127,7 @@ fn block_bytes_count_keys_values_and_padding() {
 #[test]
 fn copied_blocks_serve_in_every_layer() {
     for kernels in all_kernels(2) {
-        for dtype in [KvType::F32, KvType::F16] {
+        for dtype in [KvType::F32, KvType::F16, KvType::Int8] {
             let shape = Shape { block_size: 16, num_kv_heads: 2, group: 2, head_dim: 24, dtype, options: OPTIONS };
             for layer in 0..NUM_LAYERS {
                 let mut random = Random(3);
