@@ -460,7 +460,6 @@ class NativeDecoder:
         intermediate_size: int,
         max_num_tokens: int,
         max_num_seqs: int,
-        threads: int,
     ) -> int:
         """Bytes of a step's rows and logits, at most; the rotary table is not in it."""
     def load_matrix(

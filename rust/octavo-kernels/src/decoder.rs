@@ -72,7 +72,7 @@ impl Decoder {
     /// Ends the loading. Errors: names a parameter that is missing.
     pub fn finish(&mut self) -> Result<(), KernelError> {
         let weights = self.loading.finish(&self.config)?;
-        let workspace = Workspace::new(&self.config, &weights, self.kernels.threads());
+        let workspace = Workspace::new(&self.config, &weights);
         self.loaded = Some((weights, workspace));
         Ok(())
     }
@@ -83,8 +83,8 @@ impl Decoder {
     }
 
     /// Bytes that the rows of the largest step take, for the memory plan.
-    pub fn workspace_bytes(config: &DecoderConfig, threads: usize) -> usize {
-        Workspace::bytes(config, threads)
+    pub fn workspace_bytes(config: &DecoderConfig) -> usize {
+        Workspace::bytes(config)
     }
 
     /// The logits of the tokens logits_index[s]: [s, vocab_size], until the next call.

@@ -3,7 +3,7 @@
 //! `Pool::run` calls the closure once on each thread, the caller's included, and returns when all are done. Work is
 //! shared out dynamically: `for_each` hands out indices by an atomic counter; `Rows` lets each thread
 //! write its own rows of a slice. `Pool::team` is for work in many phases, like a whole forward pass: its threads enter
-//! once, and meet at the end of each phase.
+//! once, and wait for the end of each phase.
 //! Waits spin for some microseconds, since most are short, then block.
 
 use std::any::Any;
@@ -47,27 +47,33 @@ struct Shared {
     stopping: AtomicBool,
     job: UnsafeCell<Option<*const Job<'static>>>,
     panic: Mutex<Option<Panic>>,
-    meeting: Meeting,
+    phases: Phases,
 }
 
-/// Where the threads of a team meet.
+/// The phases of a team's job.
 #[derive(Default)]
-struct Meeting {
-    /// Threads that have come to the end of this phase.
-    arrived: AtomicUsize,
-    phase: AtomicUsize,
-    /// The next index of this phase's work.
-    next: AtomicUsize,
-    /// A thread has panicked and will not come.
+struct Phases {
+    /// The phase in the upper half, the next index of its work in the lower: a thread that was away takes nothing of a
+    /// phase which it does not know to be over.
+    ticket: AtomicU64,
+    /// Indices of this phase that are done.
+    done: AtomicUsize,
+    /// A thread has panicked, and what it had taken will not be done.
     broken: AtomicBool,
     gate: Gate,
 }
 
+const INDEX_BITS: u32 = 32;
+
 /// One thread of a job whose threads work through the same phases. Every thread makes the same calls.
+///
+/// A phase is over when its work is done, not when every thread has come: whoever the system keeps from running holds
+/// up nobody unless it has taken an index, and finds the phases over that it has missed.
 pub struct Team<'a> {
     thread: usize,
     threads: usize,
-    meeting: &'a Meeting,
+    phase: Cell<u64>,
+    phases: &'a Phases,
 }
 
 /// The panic of a thread whose team has lost another one.
@@ -94,7 +100,7 @@ impl Pool {
             stopping: AtomicBool::new(false),
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
-            meeting: Meeting::default(),
+            phases: Phases::default(),
         });
         let workers = (1..threads)
             .map(|thread| {
@@ -120,7 +126,7 @@ impl Pool {
         assert!(!INSIDE.get(), "a job must not enter a pool");
         let _entry = lock(&self.entry);
         let shared = &*self.shared;
-        shared.meeting.reset();
+        shared.phases.reset();
         let job: &Job<'_> = &job;
         // SAFETY: only the lifetime changes. No worker uses the pointer after `unfinished` has come to 0, and this
         // function waits for that before it returns or unwinds, so the closure outlives every use.
@@ -142,11 +148,9 @@ impl Pool {
     pub fn team(&self, job: impl Fn(&Team<'_>) + Sync) {
         let threads = self.threads();
         self.run(|thread| {
-            let team = Team { thread, threads, meeting: &self.shared.meeting };
-            let _guard = BreakOnPanic(team.meeting);
+            let team = Team { thread, threads, phase: Cell::new(0), phases: &self.shared.phases };
+            let _guard = BreakOnPanic(team.phases);
             job(&team);
-            // Nobody may look at the meeting any more when the next job resets it.
-            team.meet();
         });
     }
 
@@ -181,12 +185,46 @@ impl Pool {
     }
 }
 
-impl Meeting {
+impl Phases {
     /// Only between jobs.
     fn reset(&self) {
-        self.arrived.store(0, Ordering::Relaxed);
-        self.next.store(0, Ordering::Relaxed);
+        self.ticket.store(0, Ordering::Relaxed);
+        self.done.store(0, Ordering::Relaxed);
         self.broken.store(false, Ordering::Relaxed);
+    }
+
+    /// The next index of `phase`, or None when there is none left or the phase is over.
+    fn take(&self, phase: u64, count: usize) -> Option<usize> {
+        let mut ticket = self.ticket.load(Ordering::Acquire);
+        loop {
+            let index = (ticket & ((1 << INDEX_BITS) - 1)) as usize;
+            if ticket >> INDEX_BITS != phase || index >= count {
+                return None;
+            }
+            match self.ticket.compare_exchange_weak(ticket, ticket + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(index),
+                Err(newer) => ticket = newer,
+            }
+        }
+    }
+
+    /// Counts an index of `phase`; the last one begins the next phase.
+    fn finish(&self, phase: u64, count: usize) {
+        if self.done.fetch_add(1, Ordering::AcqRel) + 1 == count {
+            self.done.store(0, Ordering::Relaxed);
+            self.ticket.store((phase + 1) << INDEX_BITS, Ordering::SeqCst);
+            self.gate.wake();
+        }
+    }
+
+    /// Unwinds when another thread has.
+    fn wait_for_end(&self, phase: u64) {
+        let is_over = || self.ticket.load(Ordering::SeqCst) >> INDEX_BITS != phase;
+        let is_broken = || self.broken.load(Ordering::SeqCst);
+        self.gate.wait_until(TEAM_SPIN, || is_over() || is_broken());
+        if is_broken() {
+            resume_unwind(Box::new(Abandoned));
+        }
     }
 }
 
@@ -200,34 +238,22 @@ impl Team<'_> {
         self.threads
     }
 
-    /// Waits until every thread is here. What they wrote before is visible to all afterwards.
-    pub fn meet(&self) {
-        let Meeting { arrived, phase, next, broken, gate } = self.meeting;
-        let current = phase.load(Ordering::SeqCst);
-        if arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
-            arrived.store(0, Ordering::Relaxed);
-            next.store(0, Ordering::Relaxed);
-            phase.store(current.wrapping_add(1), Ordering::SeqCst);
-            gate.wake();
-        } else {
-            let broken = || broken.load(Ordering::SeqCst);
-            gate.wait_until(TEAM_SPIN, || phase.load(Ordering::SeqCst) != current || broken());
-            if broken() {
-                resume_unwind(Box::new(Abandoned));
-            }
-        }
-    }
-
-    /// A phase: each index below `count` goes to whichever thread is free. Returns when all are done.
+    /// A phase: each index below `count` goes to whichever thread is free. Returns when all are done; what was written
+    /// in the phase is visible to all then.
+    ///
+    /// What a thread reads outside of `body` may be of a later phase: only a body's reads are in step with the writes.
     pub fn each(&self, count: usize, mut body: impl FnMut(usize)) {
-        loop {
-            let index = self.meeting.next.fetch_add(1, Ordering::Relaxed);
-            if index >= count {
-                break;
-            }
-            body(index);
+        assert!(count < 1 << INDEX_BITS, "the indices of a phase have 32 bits");
+        if count == 0 {
+            return;
         }
-        self.meet();
+        let phase = self.phase.get();
+        self.phase.set(phase + 1);
+        while let Some(index) = self.phases.take(phase, count) {
+            body(index);
+            self.phases.finish(phase, count);
+        }
+        self.phases.wait_for_end(phase);
     }
 
     /// `each` by ranges of at most `grain`.
@@ -237,8 +263,8 @@ impl Team<'_> {
     }
 }
 
-/// Sends the others home when a thread unwinds, as it will not come to the next meeting.
-struct BreakOnPanic<'a>(&'a Meeting);
+/// Sends the others home when a thread unwinds, as the phase will not end.
+struct BreakOnPanic<'a>(&'a Phases);
 
 impl Drop for BreakOnPanic<'_> {
     fn drop(&mut self) {

@@ -79,7 +79,7 @@ impl NativeDecoder {
 
     #[staticmethod]
     #[pyo3(signature = (*, vocab_size, hidden_size, num_heads, num_kv_heads, head_dim, intermediate_size,
-                        max_num_tokens, max_num_seqs, threads))]
+                        max_num_tokens, max_num_seqs))]
     #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
     fn workspace_bytes(
         vocab_size: usize,
@@ -90,7 +90,6 @@ impl NativeDecoder {
         intermediate_size: usize,
         max_num_tokens: usize,
         max_num_seqs: usize,
-        threads: usize,
     ) -> PyResult<usize> {
         let config = DecoderConfig {
             vocab_size,
@@ -109,7 +108,7 @@ impl NativeDecoder {
             max_num_tokens,
             max_num_seqs,
         };
-        attached(|| Decoder::workspace_bytes(&config, threads))
+        attached(|| Decoder::workspace_bytes(&config))
     }
 
     #[pyo3(signature = (name, parts, format = None))]

@@ -1,7 +1,7 @@
 //! The phases of a step, which every thread of the team runs through.
 //!
-//! A row of a result belongs to one thread in each phase, and is read by others in a later one: that, with the meeting
-//! at the end of each phase, is what the SAFETY comments here rest on.
+//! A row of a result belongs to one thread in each phase, and is read in later phases only, and only inside a phase's
+//! body: that is what the SAFETY comments here rest on.
 
 use super::clock::{Clock, StepPart};
 use super::config::DecoderConfig;
@@ -64,11 +64,6 @@ impl Step<'_> {
 
     /// The normed residual, ready for a product.
     fn norm(&self, team: &Team<'_>, weight: &[f32]) -> &Activations {
-        if self.tokens() == 1 {
-            let own = &self.workspace.own[team.thread()];
-            self.norm_row(0, weight, own, 0);
-            return own;
-        }
         let normed = &self.workspace.normed;
         team.each_range(self.tokens(), NORM_ROWS, |tokens| {
             for token in tokens {
@@ -130,14 +125,8 @@ impl Step<'_> {
 
     fn head(&self, team: &Team<'_>) {
         let tokens = &self.workspace.sampled_tokens;
-        let sampled = if self.tokens() == 1 && !tokens.is_empty() {
-            self.norm(team, &self.weights.final_norm)
-        } else {
-            team.each(tokens.len(), |row| {
-                self.norm_row(tokens[row], &self.weights.final_norm, &self.workspace.sampled, row);
-            });
-            &self.workspace.sampled
-        };
+        let sampled = &self.workspace.sampled;
+        team.each(tokens.len(), |row| self.norm_row(tokens[row], &self.weights.final_norm, sampled, row));
         let out = Output { pointer: self.logits, stride: self.config.vocab_size, add: false };
         // SAFETY: the logits have a row for each sample, and this phase alone writes them.
         unsafe { self.weights.head().multiply(self.kernels, team, sampled, tokens.len(), out) };

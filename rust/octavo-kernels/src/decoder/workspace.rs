@@ -17,8 +17,6 @@ pub(super) struct Workspace {
     pub(super) activated: Activations,
     /// [samples, hidden]
     pub(super) sampled: Activations,
-    /// One row for each thread: in a step of one token every thread norms it for itself.
-    pub(super) own: Vec<Activations>,
     /// [samples, vocab]
     pub(super) logits: Vec<f32>,
     /// The tokens whose logits are computed: each one once.
@@ -28,7 +26,7 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub(super) fn new(config: &DecoderConfig, weights: &Weights, threads: usize) -> Self {
+    pub(super) fn new(config: &DecoderConfig, weights: &Weights) -> Self {
         let any = |wants: &dyn Fn(&Layer) -> bool| weights.layers.iter().any(wants);
         let normed = any(&|layer| [&layer.qkv, &layer.gate, &layer.up].into_iter().any(Linear::is_quantised));
         let sampled = weights.head().is_quantised();
@@ -40,7 +38,6 @@ impl Workspace {
             attended: Activations::new(tokens, config.query_size(), any(&|layer| layer.output.is_quantised())),
             activated: Activations::new(tokens, config.intermediate_size, any(&|layer| layer.down.is_quantised())),
             sampled: Activations::new(config.max_num_seqs, hidden, sampled),
-            own: (0..threads).map(|_| Activations::new(1, hidden, normed || sampled)).collect(),
             logits: vec![0.0; config.max_num_seqs * config.vocab_size],
             sampled_tokens: Vec::with_capacity(config.max_num_seqs),
             sample_rows: Vec::with_capacity(config.max_num_seqs),
@@ -48,7 +45,7 @@ impl Workspace {
     }
 
     /// Bytes of all rows, quantised ones included whether or not the weights want them.
-    pub(super) fn bytes(config: &DecoderConfig, threads: usize) -> usize {
+    pub(super) fn bytes(config: &DecoderConfig) -> usize {
         let (tokens, hidden) = (config.max_num_tokens, config.hidden_size);
         Activations::bytes(tokens, hidden, false)
             + Activations::bytes(tokens, hidden, true)
@@ -56,7 +53,6 @@ impl Workspace {
             + Activations::bytes(tokens, config.query_size(), true)
             + Activations::bytes(tokens, config.intermediate_size, true)
             + Activations::bytes(config.max_num_seqs, hidden, true)
-            + threads * Activations::bytes(1, hidden, true)
             + config.max_num_seqs * config.vocab_size * size_of::<f32>()
     }
 

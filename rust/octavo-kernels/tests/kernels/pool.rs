@@ -122,19 +122,42 @@ fn a_panic_in_a_team_sends_everyone_home() {
     for culprit in 0..3 {
         let result = catch_unwind(AssertUnwindSafe(|| {
             pool.team(|team| {
-                team.meet();
-                assert!(team.thread() != culprit, "thread {culprit} fails");
-                team.meet();
-                unreachable!("one of the team is gone");
+                team.each(30, |_| {});
+                team.each(30, |index| assert!(index != culprit, "index {culprit} fails"));
+                unreachable!("the phase has no end");
             });
         }));
         let message = result.expect_err("the panic").downcast::<String>().expect("its message");
-        assert_eq!(*message, format!("thread {culprit} fails"));
-        let met = AtomicUsize::new(0);
+        assert_eq!(*message, format!("index {culprit} fails"));
+        let done = AtomicUsize::new(0);
         pool.team(|team| {
-            team.meet();
-            met.fetch_add(1, Ordering::Relaxed);
+            team.each(10, |_| {
+                done.fetch_add(1, Ordering::Relaxed);
+            });
         });
-        assert_eq!(met.load(Ordering::Relaxed), 3);
+        assert_eq!(done.load(Ordering::Relaxed), 10);
     }
+}
+
+#[test]
+fn a_thread_that_is_kept_away_holds_up_no_phase() {
+    let pool = Pool::new(2);
+    let all_done = AtomicUsize::new(0);
+    pool.team(|team| {
+        if team.thread() == 1 {
+            // The first phases end without this thread, or this would not.
+            while all_done.load(Ordering::Acquire) < 10 {
+                std::hint::spin_loop();
+            }
+        }
+        for phase in 0..20 {
+            team.each(if phase < 10 { 3 } else { 50 }, |index| {
+                assert!(team.thread() == 0 || phase >= 10);
+                if index == 0 {
+                    all_done.fetch_add(1, Ordering::Release);
+                }
+            });
+        }
+    });
+    assert_eq!(all_done.load(Ordering::Relaxed), 20);
 }
