@@ -10,6 +10,7 @@ Figures are tokens per second: of output, in W3 of the prompt. Prompts are rando
 have their full length, and every engine may use every core. Each round measures every engine once.
 """
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -34,6 +35,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers-home", type=Path, default=DEFAULT_HOME, help="where `make peers` installed them")
     options = parser.parse_args()
+    # The engines are process groups of their own, which nobody else would end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     home = Home(options.peers_home.expanduser())
     workloads = names if "all" in options.workload else options.workload
     logs = Path(tempfile.mkdtemp(prefix="octavo-peers-"))

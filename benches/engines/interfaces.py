@@ -66,7 +66,11 @@ class ServerEngine:
 
     def __init__(self, command: ServerCommand, log: Path, packages: str, format: str) -> None:
         self._server = Server(command, log)
-        self._server.until_ready()
+        try:
+            self._server.until_ready()
+        except BaseException:
+            self._server.close()
+            raise
         self.pid = self._server.pid
         self.description = {"version": packages, "format": format, "settings": " ".join(command.words)}
 

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from worker import Generate, Prompts, options, serve
+from child import Generate, Prompts, options, serve
 
 from octavo import LLM, SamplingParams
 

@@ -1,6 +1,6 @@
 """Transformers' `generate`, in a process of its own. Prompts of a batch are of one length, so nothing is padded."""
 
-from worker import Generate, Prompts, options, serve
+from child import Generate, Prompts, options, serve
 
 
 def load() -> tuple[Generate, dict[str, str]]:

@@ -1,19 +1,17 @@
 """An engine behind HTTP: its process, started as its users start it, and the workloads over `/v1/completions`."""
 
-import contextlib
 import http.client
-import os
-import signal
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import uvloop
 
 from _streams import Tally, completion_request, stream_all
+from engines.processes import end, start
 from engines.workloads import Workload
 from octavo.cli.child import free_port
 
@@ -42,14 +40,8 @@ class Server:
         self.port = free_port()
         self.began = time.perf_counter()
         with log.open("w") as output:
-            self._process = subprocess.Popen(
-                [word.replace("{port}", str(self.port)) for word in command.words],
-                env={**os.environ, **command.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+            words = [word.replace("{port}", str(self.port)) for word in command.words]
+            self._process = start(words, command.environment, stdin=DEVNULL, stdout=output, stderr=output)
         self._log = log
 
     @property
@@ -80,13 +72,8 @@ class Server:
         return tally, seconds
 
     def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGTERM)
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
+        self._process.terminate()
+        end(self._process, within=30.0)
 
     def _is_healthy(self) -> bool:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=10)

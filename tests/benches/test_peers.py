@@ -1,6 +1,9 @@
 """The comparison with other engines: what is asked of them, and what becomes of the measurements."""
 
 import json
+import os
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +109,25 @@ def test_the_bench_measures_octavo_where_no_peer_is_installed(tmp_path: Path) ->
     assert written["rounds"]["W2"]["octavo"] == [written["figures"]["W2_octavo_tok_s"]]
     assert written["limits"]["read_gb_per_s"] > 0
     assert written["machine"]["processor"]
+
+
+def test_a_bench_that_is_ended_takes_its_engines_with_it(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCH), "--peers-home", str(tmp_path), "--workload", "W1", "--engines", "octavo"]
+    bench = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert bench.stderr
+    assert any("starting octavo" in line for line in bench.stderr)
+    while not (engines := children(bench.pid)):
+        assert bench.poll() is None
+    ends = [os.pidfd_open(engine) for engine in engines]
+    bench.terminate()
+    assert bench.wait() == 128 + signal.SIGTERM
+    for end in ends:
+        assert select.select([end], [], [], 30.0)[0], "an engine still runs"
+        os.close(end)
+
+
+def children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 @pytest.mark.parametrize(("engine", "says"), [("llamacpp", "make peers"), ("ollama", "unknown")])
