@@ -376,9 +376,11 @@ class PagedKvCache:
         head_dim: int,
         max_num_seqs: int,
         max_blocks_per_seq: int,
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32",
     ) -> Self:
-        """Raises MemoryError when the blocks cannot be allocated."""
+        """int8: with a float32 scale for each token's K, and for its V, of a kv head.
+
+        Raises MemoryError when the blocks cannot be allocated."""
     @staticmethod
     def block_bytes(*, num_layers: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: str) -> int:
         """Bytes that one block takes over all layers."""

@@ -251,7 +251,8 @@ fn kv_type(dtype: &str) -> PyResult<KvType> {
         "float32" => Ok(KvType::F32),
         "bfloat16" => Ok(KvType::Bf16),
         "float16" => Ok(KvType::F16),
-        other => Err(invalid(format!("dtype: {other} is none of float32, bfloat16, float16"))),
+        "int8" => Ok(KvType::Int8),
+        other => Err(invalid(format!("dtype: {other} is none of float32, bfloat16, float16, int8"))),
     }
 }
 

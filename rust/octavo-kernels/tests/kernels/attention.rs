@@ -78,17 +78,45 @@ fn agrees_with_the_definition_over_several_splits() {
     check_against_reference(shape(80, 2, 32, KvType::Int8), &[700, 513], 6);
 }
 
+/// Rounding to a code moves an element by half a scale, which is the largest element / 127, at most.
+#[test]
+fn int8_stays_within_the_bound_of_its_rounding() {
+    let shape = Shape { num_kv_heads: 1, ..shape(64, 2, 16, KvType::Int8) };
+    let exact = Shape { dtype: KvType::F32, ..shape };
+    let largest = |values: &[f32]| values.iter().map(|x| f64::from(x.abs())).fold(0.0, f64::max);
+    for kernels in all_kernels(2) {
+        let mut random = Random(9);
+        let request = Request::random(&shape, 400, &mut random);
+        let output = Player::new(&kernels, shape, &[400], &mut random).play(&[request.clone()], 0, &[390, 1, 9]);
+        let expected = reference(&exact, &request);
+        let (key, value) = (largest(&request.key), largest(&request.value));
+        for ((query, output), expected) in request.query.chunks(64).zip(output.chunks(64)).zip(expected.chunks(64)) {
+            let size: f64 = query.iter().map(|x| f64::from(x.abs())).sum();
+            let score = f64::from(shape.options.scale) * size * key / 254.0;
+            let bound = value / 254.0 + ((2.0 * score).exp() - 1.0) * value + 1e-5;
+            let difference = largest_difference(output, expected);
+            assert!(difference <= bound, "{}: {difference}, bound {bound}", kernels.isa());
+        }
+        let difference = largest_difference(&output, &expected);
+        assert!(difference < 0.03, "{}: {difference}", kernels.isa());
+    }
+}
+
 #[test]
 fn avx512_and_avx2_give_the_same_bits() {
-    let shape = shape(80, 3, 16, KvType::F16);
-    let mut results = vec![];
-    for kernels in all_kernels(2).iter().filter(|kernels| kernels.isa().name() != "portable") {
-        let mut random = Random(6);
-        let requests = [Request::random(&shape, 300, &mut random)];
-        results.push(Player::new(kernels, shape, &[300], &mut random).play(&requests, 0, &[290, 10]));
-    }
-    for result in &results {
-        assert!(bits(result) == bits(&results[0]));
+    for dtype in [KvType::F32, KvType::Bf16, KvType::F16, KvType::Int8] {
+        for (head_dim, group) in [(80, 3), (64, 1), (128, 7)] {
+            let shape = shape(head_dim, group, 16, dtype);
+            let mut results = vec![];
+            for kernels in all_kernels(2).iter().filter(|kernels| kernels.isa().name() != "portable") {
+                let mut random = Random(6);
+                let requests = [Request::random(&shape, 300, &mut random)];
+                results.push(Player::new(kernels, shape, &[300], &mut random).play(&requests, 0, &[290, 10]));
+            }
+            for result in &results {
+                assert!(bits(result) == bits(&results[0]), "{shape:?}");
+            }
+        }
     }
 }
 

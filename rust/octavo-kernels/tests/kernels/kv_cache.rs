@@ -122,6 +122,8 @@ fn block_bytes_count_keys_values_and_padding() {
     let smollm2 =
         KvCacheConfig { num_layers: 30, block_size: 16, num_kv_heads: 3, head_dim: 64, dtype: KvType::Bf16, ..CONFIG };
     assert_eq!(smollm2.block_bytes(), 30 * 16 * 3 * 64 * 2 * 2);
+    let with_scales = KvCacheConfig { dtype: KvType::Int8, ..smollm2 };
+    assert_eq!(with_scales.block_bytes(), 30 * 16 * 3 * (64 + 4) * 2);
 }
 
 #[test]
