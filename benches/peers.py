@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers-home", type=Path, default=DEFAULT_HOME, help="where `make peers` installed them")
     options = parser.parse_args()
-    # The engines are process groups of their own, which nobody else would end.
+    # So that the engines, which are in sessions of their own, are told to end too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     home = Home(options.peers_home.expanduser())
     workloads = names if "all" in options.workload else options.workload

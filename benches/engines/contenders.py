@@ -91,7 +91,7 @@ def _llamacpp(home: Home, logs: Path) -> tuple[Contender, ...]:
         command = llamacpp.server_command(home, format, THREADS, slots=slots, slot_tokens=tokens)
         return ServerEngine(command, logs / f"llamacpp_{format.lower()}.log", llamacpp.version(home), format)
 
-    formats = {"Q4_0": "1234567", "Q4_1": "123", "Q8_0": "13", "F32": "123"}
+    formats = {"Q4_0": "1234567", "Q4_1": "123", "Q8_0": "2", "F32": "123"}
     return tuple(
         Contender(
             f"llamacpp_{format.lower()}",
@@ -155,8 +155,8 @@ def _transformers(home: Home) -> tuple[Contender, ...]:
         return OneByOneEngine(Path(sys.executable), "run_transformers.py", settings, dtype)
 
     return tuple(
-        Contender(f"transformers_{name}", "transformers", dtype, _all("1235"), partial(engine, dtype), (home.float32,))
-        for name, dtype in (("fp32", "float32"), ("bf16", "bfloat16"))
+        Contender(f"transformers_{name}", "transformers", dtype, _all(numbers), partial(engine, dtype), (home.float32,))
+        for name, dtype, numbers in (("fp32", "float32", "1235"), ("bf16", "bfloat16", "25"))
     )
 
 

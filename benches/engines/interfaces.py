@@ -18,7 +18,7 @@ class Engine(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Of the process group; None where every measurement is a process of its own."""
+        """None where every measurement is a process of its own."""
 
     def seconds(self, workload: Workload, prompts: list[list[int]]) -> float: ...
 

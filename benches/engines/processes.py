@@ -1,4 +1,4 @@
-"""The process group of an engine: its start and end, standing still while another is measured, and its memory."""
+"""An engine's process and its descendants: start, end, standing still while another is measured, and memory."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def start(words: Sequence[str], environment: Mapping[str, str], **streams: Any) -> subprocess.Popen[Any]:
-    """A group of its own, whose first process dies with us, however we end."""
+    """In a session of its own, which Ctrl-C does not reach; it dies with us, however we end."""
     prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
 
     def die_with_parent() -> None:
@@ -22,50 +22,55 @@ def start(words: Sequence[str], environment: Mapping[str, str], **streams: Any) 
 
 
 @contextmanager
-def running(group: int | None) -> Iterator[None]:
-    """Lets a group run inside the block only: threads that spin would take time from the engine that is measured."""
-    if group is not None:
-        os.killpg(group, signal.SIGCONT)
+def running(process: int | None) -> Iterator[None]:
+    """Lets it run inside the block only: threads that spin would take time from the engine that is measured."""
+    _signal(process, signal.SIGCONT)
     try:
         yield
     finally:
-        with suppress(ProcessLookupError):
-            stop(group)
+        stop(process)
 
 
-def stop(group: int | None) -> None:
-    if group is not None:
-        os.killpg(group, signal.SIGSTOP)
+def stop(process: int | None) -> None:
+    _signal(process, signal.SIGSTOP)
 
 
 def end(process: subprocess.Popen[Any], within: float) -> None:
-    """Waits so long for a process that was told to end, then kills it, and in any case what it leaves of its group."""
+    """Waits so long for a process that was told to end, then kills it, and in any case what it leaves behind."""
+    whole = list(_tree(process.pid))
     with suppress(subprocess.TimeoutExpired):
         process.wait(within)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    for each in whole:
+        # Once waited for, the first one's number may be another's.
+        if each != process.pid or process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
     process.wait()
 
 
-def resident_bytes(group: int) -> int:
-    """Of all its processes; a page that several share is counted once."""
-    return sum(
-        _proportional_bytes(process)
-        for process in Path("/proc").iterdir()
-        if process.name.isdigit() and _is_in(process, group)
-    )
+def resident_bytes(process: int) -> int:
+    """Of it and all its descendants; a page that several share is counted once."""
+    return sum(_proportional_bytes(each) for each in _tree(process))
 
 
-def _is_in(process: Path, group: int) -> bool:
-    try:
-        return os.getpgid(int(process.name)) == group
-    except ProcessLookupError:
-        return False
-
-
-def _proportional_bytes(process: Path) -> int:
+def _tree(process: int) -> Iterator[int]:
+    """It and its descendants."""
+    yield process
     with suppress(OSError):
-        for line in (process / "smaps_rollup").read_text().splitlines():
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                yield from _tree(int(child))
+
+
+def _signal(process: int | None, number: signal.Signals) -> None:
+    for each in () if process is None else list(_tree(process)):
+        with suppress(ProcessLookupError):
+            os.kill(each, number)
+
+
+def _proportional_bytes(process: int) -> int:
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     return 0

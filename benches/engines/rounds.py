@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 from engines.contenders import Contender
 from engines.interfaces import Engine, WorkerEngine
@@ -67,7 +67,7 @@ class Field:
 
 
 def _close(engine: Engine) -> None:
-    with suppress(ProcessLookupError), running(engine.pid):
+    with running(engine.pid):
         engine.close()
 
 
