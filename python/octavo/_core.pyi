@@ -422,7 +422,7 @@ class PagedKvCache:
 
 @final
 class NativeDecoder:
-    """A whole decoder on the CPU kernels: the native executor. Parameters are loaded by name, then `finish`, then steps.
+    """A whole decoder on the CPU kernels: the native executor. Parameters are loaded by name; then `finish`, and steps.
 
     The names are those of `octavo.models.layout.parameters`; a matrix called gate_up has two parts, gate and up.
     """
@@ -464,9 +464,7 @@ class NativeDecoder:
         max_num_seqs: int,
     ) -> int:
         """Bytes of a step's rows and logits, at most; the rotary table is not in it."""
-    def load_matrix(
-        self, name: str, parts: Sequence[tuple[Any, int, str, int]], format: str | None = None
-    ) -> None:
+    def load_matrix(self, name: str, parts: Sequence[tuple[Any, int, str, int]], format: str | None = None) -> None:
         """Packs one matrix from its parts (buffer u8, rows, encoding, interleaved_head), one below the other.
 
         encoding is how the rows are stored: F32, F16, BF16, or a block type of GGML (Q4_1, Q6_K, …).
@@ -480,7 +478,7 @@ class NativeDecoder:
         """Ends the loading. ValueError names a parameter that is missing."""
     @property
     def weights_bytes(self) -> int:
-        """Bytes of all packed matrices; 0 before `finish`."""
+        """Bytes of all parameters; 0 before `finish`."""
     def forward(self, cache: PagedKvCache, input_ids: Any, positions: Any, logits_index: Any, logits: Any) -> None:
         """The step that `cache.begin_step` began: input_ids i32[T], positions i32[T], logits_index i32[S].
 

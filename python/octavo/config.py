@@ -4,15 +4,28 @@ A subsystem takes only its own struct. Sizes are bytes, times are seconds. A val
 ValueError("<option>: <what it must be>"), wherever the struct is made: by the command line, by `LLM`, or from JSON.
 """
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
+Executor = Literal["auto", "native", "torch"]
+Quantization = Literal["int8", "int4", "gguf"]
+KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 SchedulingPolicy = Literal["fcfs", "priority"]
 EngineBackend = Literal["model", "null"]
+
+DTYPE_SPELLINGS = {"half": "float16", "float": "float32"}
+KV_CACHE_DTYPE_SPELLINGS = {**DTYPE_SPELLINGS, "int8_per_token_head": "int8"}
+"""vLLM's other words for what octavo does."""
+
+
+def _check_choice(option: str, value: object, choices: Any) -> None:
+    """`choices` is a Literal. msgspec checks what it decodes, but not what Python code passes."""
+    if value not in get_args(choices):
+        raise ValueError(f"{option}: must be one of {', '.join(get_args(choices))}, not {value!r}")
 
 
 def _check(option: str, value: int | None, *, at_least: int, at_most: int | None = None) -> None:
@@ -33,6 +46,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     hf_token: str | None = None
     """None: the hub's own environment variables and login."""
     dtype: Dtype = "auto"
+    """auto: as the file stores each weight (the native executor), or what the processor multiplies best (torch)."""
+    quantization: Quantization | None = None
+    """int8, int4: weights are quantised when they are loaded. gguf: nothing but that the file must be GGUF."""
     max_model_len: int | None = None
     """None: what the model's config says, cut to what fits the KV cache."""
     load_format: LoadFormat = "auto"
@@ -42,12 +58,18 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("model: must not be empty")
+        _check_choice("dtype", self.dtype, Dtype)
+        _check_choice("load_format", self.load_format, LoadFormat)
+        if self.quantization is not None:
+            _check_choice("quantization", self.quantization, Quantization)
         _check("max_model_len", self.max_model_len, at_least=1)
         _check("seed", self.seed, at_least=0, at_most=2**64 - 1)
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int = 16
+    cache_dtype: KvCacheDtype = "auto"
+    """auto: float32 and bfloat16 for weights of those types, else float16. int8: a scale for each token and head."""
     enable_prefix_caching: bool = True
     gpu_memory_utilization: float = 0.92
     """On a CPU: the share of the available memory (the machine's or the cgroup's) for weights and KV cache, at most."""
@@ -56,6 +78,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _check("block_size", self.block_size, at_least=1)
+        _check_choice("kv_cache_dtype", self.cache_dtype, KvCacheDtype)
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(
                 f"gpu_memory_utilization: must be above 0 and at most 1, not {self.gpu_memory_utilization}"
@@ -86,11 +109,15 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True):
     device: Device = "auto"
+    executor: Executor = "auto"
+    """auto: native where it can run the model, else torch."""
     cpu_threads: int | None = None
     """None: the cores that this process may use."""
     enforce_eager: bool = False
 
     def __post_init__(self) -> None:
+        _check_choice("device", self.device, Device)
+        _check_choice("executor", self.executor, Executor)
         _check("cpu_threads", self.cpu_threads, at_least=1)
 
 

@@ -15,14 +15,19 @@ from tqdm import tqdm
 from octavo._core import Endpoint, Frontend, Tokenizer
 from octavo.collect import Collector
 from octavo.config import (
+    DTYPE_SPELLINGS,
+    KV_CACHE_DTYPE_SPELLINGS,
     CacheConfig,
     Device,
     DeviceConfig,
     Dtype,
     EngineConfig,
+    Executor,
+    KvCacheDtype,
     LoadFormat,
     ModelConfig,
     ParallelConfig,
+    Quantization,
     SchedulerConfig,
     SchedulingPolicy,
 )
@@ -47,7 +52,6 @@ UNBOUNDED_QUEUE = 2**31 - 1
 
 ACCEPTED_WITHOUT_EFFECT: Mapping[str, Any] = {
     "tokenizer_mode": ("auto", "hf", "fast"),
-    "quantization": (None, "gguf"),
     "disable_log_stats": (True, False),
     "swap_space": (0, 4),
     "cpu_offload_gb": (0,),
@@ -74,6 +78,7 @@ class LLM:
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
         dtype: Dtype = "auto",
+        quantization: Quantization | None = None,
         revision: str | None = None,
         seed: int = 0,
         gpu_memory_utilization: float = 0.92,
@@ -84,6 +89,7 @@ class LLM:
         max_num_batched_tokens: int | None = None,
         max_logprobs: int = 20,
         block_size: int = 16,
+        kv_cache_dtype: KvCacheDtype = "auto",
         enable_prefix_caching: bool = True,
         enable_chunked_prefill: bool = True,
         long_prefill_token_threshold: int = 0,
@@ -91,6 +97,7 @@ class LLM:
         enforce_eager: bool = False,
         load_format: LoadFormat = "auto",
         device: Device = "auto",
+        executor: Executor = "auto",
         cpu_threads: int | None = None,
         chat_template: str | None = None,
         **others: Any,
@@ -101,7 +108,8 @@ class LLM:
                 model=model,
                 tokenizer=tokenizer,
                 revision=revision,
-                dtype=dtype,
+                dtype=cast(Dtype, DTYPE_SPELLINGS.get(dtype, dtype)),
+                quantization=quantization,
                 max_model_len=max_model_len,
                 load_format=load_format,
                 trust_remote_code=trust_remote_code,
@@ -109,6 +117,7 @@ class LLM:
             ),
             cache=CacheConfig(
                 block_size=block_size,
+                cache_dtype=cast(KvCacheDtype, KV_CACHE_DTYPE_SPELLINGS.get(kv_cache_dtype, kv_cache_dtype)),
                 enable_prefix_caching=enable_prefix_caching,
                 gpu_memory_utilization=gpu_memory_utilization,
                 kv_cache_memory_bytes=kv_cache_memory_bytes,
@@ -123,7 +132,7 @@ class LLM:
                 long_prefill_token_threshold=long_prefill_token_threshold,
                 max_logprobs=max_logprobs,
             ),
-            device=DeviceConfig(device=device, cpu_threads=cpu_threads, enforce_eager=enforce_eager),
+            device=DeviceConfig(device=device, executor=executor, cpu_threads=cpu_threads, enforce_eager=enforce_eager),
             parallel=ParallelConfig(
                 tensor_parallel_size=tensor_parallel_size, pipeline_parallel_size=pipeline_parallel_size
             ),

@@ -62,6 +62,7 @@ def test_each_flag_reaches_its_option() -> None:
         *("--max-num-batched-tokens=1K", "--no-enable-chunked-prefill", "--scheduling-policy=priority"),
         *("--max-num-queued-reqs=5", "--long-prefill-token-threshold=64", "--max-logprobs=3", "--device=cpu"),
         *("--cpu-threads=2", "--enforce-eager", "-tp", "1", "-pp", "1", "--host=::1", "--port=0", "--uds=/s"),
+        *("--quantization=int8", "--kv-cache-dtype=int8_per_token_head", "--executor=native"),
         *("--chat-template=x", "--enable-log-requests", "--shutdown-timeout=1.5"),
     )
     assert engine.model.dtype == "float16"
@@ -76,6 +77,7 @@ def test_each_flag_reaches_its_option() -> None:
     assert (engine.scheduler.max_num_queued_reqs, engine.scheduler.long_prefill_token_threshold) == (5, 64)
     assert (engine.scheduler.max_logprobs, engine.device.device, engine.device.cpu_threads) == (3, "cpu", 2)
     assert engine.device.enforce_eager
+    assert (engine.model.quantization, engine.cache.cache_dtype, engine.device.executor) == ("int8", "int8", "native")
     assert (server.host, server.port, server.uds, server.chat_template) == ("::1", 0, "/s", "x")
     assert (server.enable_log_requests, server.shutdown_timeout) == (True, 1.5)
 
@@ -122,7 +124,12 @@ def test_keys_from_the_environment() -> None:
         (["--max-num"], "unknown flag --max-num; did you mean --max-num-seqs?"),
         (["--enable-lora"], "--enable-lora: octavo does not do this yet"),
         (["--enable-lora", "--max-loras", "4"], "--enable-lora, --max-loras: octavo does not do this yet"),
-        (["-q", "awq"], "--quantization: octavo does not do this yet"),
+        (["-q", "awq"], "--quantization: must be one of int8, int4, gguf, not 'awq'"),
+        (
+            ["--kv-cache-dtype", "fp8_e5m2"],
+            "--kv-cache-dtype: must be one of auto, float32, float16, bfloat16, int8, not 'fp8_e5m2'",
+        ),
+        (["--executor", "cuda"], "--executor: must be one of auto, native, torch, not 'cuda'"),
         (["--task", "embed"], "--task: octavo does not do this yet"),
         (["--speculative-config", '{"method": "ngram"}'], "--speculative-config: octavo does not do this yet"),
         (["--speculative-config.method", "ngram"], "--speculative-config: octavo does not do this yet"),
@@ -146,7 +153,7 @@ def test_refusals(words: list[str], message: str) -> None:
     "words",
     [
         ["--no-enable-lora", "--max-loras", "1", "--runner", "generate", "--task", "auto", "-dp", "1"],
-        ["--distributed-executor-backend", "mp", "--quantization", "gguf", "--hf-overrides", "{}"],
+        ["--distributed-executor-backend", "mp", "--quantization", "none", "--hf-overrides", "{}"],
         ["--disable-log-requests", "--async-scheduling"],
     ],
 )

@@ -1,8 +1,10 @@
 """`LLM` on the null backend: what goes in, what comes out, what is refused."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,7 +131,11 @@ def test_the_progress_bar_counts_requests(llm: LLM, capfd: pytest.CaptureFixture
     ("arguments", "error", "match"),
     [
         ({"max_modellen": 5}, TypeError, "did you mean max_model_len"),
-        ({"quantization": "awq"}, ValueError, "quantization"),
+        ({"quantization": "awq"}, ValueError, "quantization: must be one of int8, int4, gguf, not 'awq'"),
+        ({"kv_cache_dtype": "fp8"}, ValueError, "kv_cache_dtype: must be one of auto, float32.*int8, not 'fp8'"),
+        ({"dtype": "int3"}, ValueError, "dtype: must be one of"),
+        ({"executor": "cuda"}, ValueError, "executor: must be one of auto, native, torch"),
+        ({"load_format": "pt"}, ValueError, "load_format: must be one of"),
         ({"nonsense": 1}, TypeError, "nonsense"),
     ],
 )
@@ -174,3 +180,28 @@ def test_neither_torch_nor_the_server_is_imported_before_it_is_needed() -> None:
     code = "import sys, octavo; octavo.LLM; print(sorted({'torch', 'aiohttp', 'jinja2'} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+NATIVE = """
+import sys
+from octavo import LLM, SamplingParams
+with LLM(sys.argv[1], load_format="dummy", max_model_len=64) as llm:
+    (output,) = llm.generate([1, 2, 3], SamplingParams(max_tokens=4, ignore_eos=True), use_tqdm=False)
+    assert len(output.outputs[0].token_ids) == 4
+    assert type(llm._backend).__name__ == "NativeExecutor"
+print(sorted({"torch", "transformers", "gguf", "safetensors", "aiohttp"} & set(sys.modules)))
+"""
+
+
+def test_a_model_runs_without_torch(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {"architectures": ["LlamaForCausalLM"], "vocab_size": 9, "max_position_embeddings": 64, **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    shown = subprocess.run([sys.executable, "-c", NATIVE, tmp_path], capture_output=True, text=True, check=False)
+    assert shown.stdout.strip() == "[]", shown.stderr

@@ -1,6 +1,5 @@
 """The memory plan: exact from headers, cut where the user left it open, and an error that helps where not."""
 
-import importlib.util
 import math
 import os
 from pathlib import Path
@@ -11,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from octavo.config import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo.engine.machine import available_memory, cpu_quota, memory_left, usable_cores
-from octavo.engine.memory import plan_memory, resolve_dtype
+from octavo.engine.memory import plan_memory
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint, open_checkpoint
 from octavo.models.source import resolve
@@ -49,10 +48,15 @@ def test_a_small_model_gets_all_it_could_ever_use(checkpoint: Checkpoint) -> Non
     assert plan.num_blocks == 3 * 32
     assert (plan.block_bytes, plan.kv_bytes) == (BLOCK_BYTES, 96 * BLOCK_BYTES)
     assert plan.max_num_batched_tokens == 2048
-    stored = sum(info.nbytes for _, info in checkpoint.tensors())
-    assert plan.weights_bytes == stored
-    assert plan.device == "cpu"
-    assert "96 blocks of 16: 1,536 tokens" in plan.describe()
+    assert (plan.device, plan.executor, plan.dtype, plan.kv_dtype) == ("cpu", "native", "float32", "float32")
+    for part in ("native executor on the cpu", "  float32\n", "float32, 96 blocks of 16: 1,536 tokens"):
+        assert part in plan.describe()
+
+
+def test_torch_keeps_weights_as_they_are_shaped(checkpoint: Checkpoint) -> None:
+    plan = plan_memory(configured(device=DeviceConfig(executor="torch")), checkpoint)
+    assert (plan.executor, plan.dtype, plan.kv_dtype) == ("torch", "float32", "float32")
+    assert plan.weights_bytes == sum(info.nbytes for _, info in checkpoint.tensors())
 
 
 def test_the_cache_takes_a_modest_part_unasked(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,11 +119,6 @@ def test_whole_prompts_widen_the_step(tmp_path: Path) -> None:
     assert plan_memory(whole, wide).max_num_batched_tokens == 5000
 
 
-def test_dtype(checkpoint: Checkpoint) -> None:
-    assert resolve_dtype(configured(), checkpoint) == "float32"
-    assert resolve_dtype(configured(model={"dtype": "bfloat16"}), checkpoint) == "bfloat16"
-
-
 def test_available_memory_is_within_the_machine() -> None:
     total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     assert 0 < available_memory() <= int(total.split()[1]) * 1024
@@ -146,9 +145,3 @@ def test_limits_of_a_cgroup(tmp_path: Path) -> None:
 
 def test_cores_are_within_the_affinity() -> None:
     assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
-
-
-def test_without_torch_the_plan_says_what_to_install(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"pip install 'octavo\[torch\]'"):
-        plan_memory(configured(), checkpoint)

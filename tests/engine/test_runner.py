@@ -1,4 +1,4 @@
-"""The torch executor under the engine: a tiny random model with dummy weights, prompts as token ids."""
+"""Both executors under the engine: a tiny random model with dummy weights, prompts as token ids."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 
 from octavo._core import Delta, Endpoint, Engine, Failed, Frontend, Sampling
 from octavo.backends.base import Backend
-from octavo.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from octavo.config import CacheConfig, DeviceConfig, EngineConfig, Executor, ModelConfig, SchedulerConfig
 from octavo.engine.build import build_engine
 from octavo.engine.loop import turn
 from octavo.engine.start import prepare
@@ -59,13 +59,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     ).save_pretrained(tmp_path)
     made: list[Running] = []
 
-    def make(dtype: Any = "float32", **scheduler: Any) -> Running:
+    def make(executor: Executor, dtype: Any = "float32", cache_dtype: Any = "auto", **scheduler: Any) -> Running:
         config = EngineConfig(
             model=ModelConfig(model=str(tmp_path), load_format="dummy", dtype=dtype, seed=3),
-            cache=CacheConfig(enable_prefix_caching=False),
+            cache=CacheConfig(enable_prefix_caching=False, cache_dtype=cache_dtype),
+            device=DeviceConfig(executor=executor),
             scheduler=SchedulerConfig(**{"max_num_seqs": 64, "max_num_batched_tokens": 256, **scheduler}),
         )
         prepared = prepare(config).start
+        assert prepared.memory.executor == executor
         front, back = Endpoint.pair()
         engine, backend = build_engine(prepared, back)
         made.append(Running(Frontend(front, None, max_model_len=64, vocab_size=VOCABULARY, threads=1), engine, backend))
@@ -96,10 +98,14 @@ def python_calls(running: Running) -> int:
     return calls
 
 
-def test_pythons_work_does_not_depend_on_the_batch(start: Callable[..., Running]) -> None:
+EXECUTORS = pytest.mark.parametrize("executor", ["native", "torch"])
+
+
+@EXECUTORS
+def test_pythons_work_does_not_depend_on_the_batch(start: Callable[..., Running], executor: str) -> None:
     counts = []
     for batch in (1, 64):
-        running = start()
+        running = start(executor)
         for index in range(batch):
             running.submit([index + 1, 2], max_tokens=30)
         while running.engine.stats.generation_tokens < 3 * batch:
@@ -109,16 +115,26 @@ def test_pythons_work_does_not_depend_on_the_batch(start: Callable[..., Running]
     assert counts[0] == counts[1]
 
 
+@EXECUTORS
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_every_dtype_runs(start: Callable[..., Running], dtype: str) -> None:
-    running = start(dtype)
+def test_every_dtype_runs(start: Callable[..., Running], executor: str, dtype: str) -> None:
+    running = start(executor, dtype)
     request = running.submit([5, 6, 7], max_tokens=8)
     assert len(running.finish()[request]) == 8
 
 
-def test_steps_of_one_token(start: Callable[..., Running]) -> None:
-    """Narrower than MIN_ROWS: the arena has no spare rows."""
-    wide, narrow = start(), start(max_num_seqs=1, max_num_batched_tokens=1)
+@EXECUTORS
+@pytest.mark.parametrize("cache_dtype", ["float32", "bfloat16", "float16", "int8"])
+def test_every_kv_cache_runs(start: Callable[..., Running], executor: str, cache_dtype: str) -> None:
+    running = start(executor, cache_dtype=cache_dtype)
+    request = running.submit([5, 6, 7], max_tokens=8)
+    assert len(running.finish()[request]) == 8
+
+
+@EXECUTORS
+def test_steps_of_one_token(start: Callable[..., Running], executor: str) -> None:
+    """Narrower than torch's MIN_ROWS: the arena has no spare rows."""
+    wide, narrow = start(executor), start(executor, max_num_seqs=1, max_num_batched_tokens=1)
     answers = []
     for running in (wide, narrow):
         request = running.submit([9, 8, 7, 6, 5], max_tokens=10)

@@ -50,10 +50,12 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message.removeprefix("argument "))
+        raise UsageError(re.sub(r"^argument (--[\w-]+)(?:/-\w+)?", r"\1", message))
 
     def add_flag(self, flag: Flag | Known) -> None:
-        names = [f"--{flag.name}", *([flag.short] if flag.short else [])]
+        # `chat -q` is --quick, as in vLLM.
+        free = flag.short is not None and flag.short not in self._option_string_actions
+        names = [f"--{flag.name}", *([flag.short] if flag.short and free else [])]
         if isinstance(flag, Known) or flag.hidden:
             text = argparse.SUPPRESS
         else:

@@ -54,7 +54,9 @@ class Flag:
     @property
     def choices(self) -> tuple[str, ...]:
         hint = typing.get_type_hints(_section(self.target))[self.target.rpartition(".")[2]]
-        return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+        hints = (hint, *typing.get_args(hint))  # X, or X | None
+        literal = next((each for each in hints if typing.get_origin(each) is typing.Literal), None)
+        return typing.get_args(literal)
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -103,8 +105,16 @@ FLAGS: tuple[Flag, ...] = (
         name="dtype",
         kind=STR,
         target="model.dtype",
-        spellings={"half": "float16", "float": "float32"},
-        help="element type of weights and activations",
+        spellings=config.DTYPE_SPELLINGS,
+        help="element type of the weights; auto: as the model stores them",
+    ),
+    Flag(
+        name="quantization",
+        kind=STR,
+        short="-q",
+        target="model.quantization",
+        unset=("none",),
+        help="int8, int4: quantise the weights when they are loaded; gguf: accepted for a GGUF file",
     ),
     Flag(
         name="max-model-len",
@@ -122,6 +132,13 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(name="seed", kind=INT, target="model.seed", help="seed of the sampling of requests that bring none"),
     Flag(name="block-size", kind=INT, target="cache.block_size", help="tokens in one block of the KV cache"),
+    Flag(
+        name="kv-cache-dtype",
+        kind=STR,
+        target="cache.cache_dtype",
+        spellings=config.KV_CACHE_DTYPE_SPELLINGS,
+        help="element type of the KV cache; auto: 16 bits unless the weights are float32",
+    ),
     Flag(
         name="enable-prefix-caching",
         kind=BOOL,
@@ -174,6 +191,12 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(name="max-logprobs", kind=INT, target="scheduler.max_logprobs", help="largest logprobs a request may ask for"),
     Flag(name="device", kind=STR, target="device.device", help="where the model runs"),
+    Flag(
+        name="executor",
+        kind=STR,
+        target="device.executor",
+        help="what runs the model on a CPU: octavo's own kernels or PyTorch; auto: its own where they can",
+    ),
     Flag(name="cpu-threads", kind=INT, target="device.cpu_threads", help="threads of the forward pass on a CPU"),
     Flag(name="enforce-eager", kind=BOOL, target="device.enforce_eager", help="no CUDA graphs"),
     Flag(

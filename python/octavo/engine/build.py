@@ -6,6 +6,7 @@ import time
 from octavo._core import Endpoint, Engine
 from octavo.backends.base import Backend
 from octavo.backends.null import NullBackend
+from octavo.engine.executor.native import NativeExecutor
 from octavo.engine.start import EngineStart, open_model
 
 
@@ -36,7 +37,9 @@ def build_engine(start: EngineStart, endpoint: Endpoint) -> tuple[Engine, Backen
         "max_model_len": memory.max_model_len,
         "num_blocks": memory.num_blocks,
         "block_size": memory.block_size,
+        "executor": memory.executor,
         "dtype": memory.dtype,
+        "kv_dtype": memory.kv_dtype,
         "device": memory.device,
         "backend": config.backend,
         "kv_cache_bytes": memory.kv_bytes,
@@ -56,6 +59,8 @@ def _build_backend(start: EngineStart) -> Backend:
         token = next(token for token in range(middle, middle + 64) if token not in start.eos_token_ids)
         return NullBackend(token, start.config.null_step_seconds)
     checkpoint = open_model(start.config)
+    if start.memory.executor == "native":
+        return NativeExecutor(start, checkpoint)
     from octavo.engine.executor.torch import TorchExecutor  # torch takes seconds, and only the engine may import it
 
     return TorchExecutor(start, checkpoint)

@@ -6,22 +6,17 @@ Everything but the KV cache has a fixed size; the KV cache gets what is left of 
 max_num_seqs requests of max_model_len tokens could ever fill, and on a CPU no more than DEFAULT_KV_BYTES unasked.
 """
 
-import importlib.util
-
 import msgspec
 
 from octavo._core import PagedKvCache
 from octavo.config import EngineConfig
-from octavo.engine.machine import available_memory, multiplies_bfloat16, usable_cores
+from octavo.engine.choice import ExecutorName, KvDtype, Step, choose
+from octavo.engine.machine import available_memory, usable_cores
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint
-from octavo.models.layout import Dtype, parameter_bytes, workspace_bytes
 from octavo.models.registry import spec_for
 
 DEFAULT_BATCHED_TOKENS = 2048
-
-RUNTIME_BYTES = 400 << 20
-"""Python, torch and the tokenizer in the engine process. Measured with SmolLM2: 300 MiB for torch alone, 390 in all."""
 
 DEFAULT_KV_BYTES = 4 << 30
 """A computer's memory has other uses: more than this, or than one longest request, takes --kv-cache-memory-bytes."""
@@ -31,7 +26,10 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes in bytes, lengths in tokens. Computed once, in the process that starts the engine."""
 
     device: str = "cpu"
-    dtype: Dtype = "float32"
+    executor: ExecutorName = "none"
+    dtype: str = "float32"
+    """How weights are kept: a float type, int8, int4, or the blocks of the file (Q4_1), where most are in these."""
+    kv_dtype: KvDtype = "float32"
     threads: int = 1
     max_model_len: int
     max_num_batched_tokens: int
@@ -53,11 +51,12 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
         tokens = self.num_blocks * self.block_size
         blocks = f"{self.num_blocks:,} blocks of {self.block_size}"
         lines = [
-            f"{self.device}, {self.threads} threads, {self.dtype}; {_size(self.available_bytes)} of memory available",
+            f"{self.executor} executor on the {self.device}, {self.threads} threads; "
+            f"{_size(self.available_bytes)} of memory available",
             f"  runtime    {_size(self.runtime_bytes):>10}",
-            f"  weights    {_size(self.weights_bytes):>10}",
+            f"  weights    {_size(self.weights_bytes):>10}  {self.dtype}",
             f"  workspace  {_size(self.workspace_bytes):>10}  {self.max_num_batched_tokens:,} tokens a step",
-            f"  KV cache   {_size(self.kv_bytes):>10}  {blocks}: {tokens:,} tokens",
+            f"  KV cache   {_size(self.kv_bytes):>10}  {self.kv_dtype}, {blocks}: {tokens:,} tokens",
             f"  requests of up to {self.max_model_len:,} tokens; {tokens / self.max_model_len:.1f} such fit the cache",
         ]
         return "\n".join(lines)
@@ -67,27 +66,26 @@ def plan_memory(config: EngineConfig, checkpoint: Checkpoint) -> MemoryPlan:
     """Raises ModelError for a model or option that is not supported, and when the model or one request does not fit."""
     _check_device(config)
     spec = spec_for(checkpoint.config)
-    dtype = resolve_dtype(config, checkpoint)
     max_model_len = _model_length(config, checkpoint)
     max_tokens = resolve_batched_tokens(config, max_model_len)
     max_seqs, block_size = config.scheduler.max_num_seqs, config.cache.block_size
     available = available_memory()
-    weights = parameter_bytes(spec, dtype)
-    workspace = workspace_bytes(
-        spec, max_tokens=max_tokens, max_samples=max_seqs, max_model_len=max_model_len, dtype=dtype
-    )
+    step = Step(max_tokens=max_tokens, max_samples=max_seqs, max_model_len=max_model_len)
+    choice = choose(config, spec, checkpoint, step)
     block_bytes = PagedKvCache.block_bytes(
         num_layers=spec.num_layers,
         block_size=block_size,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
-        dtype=dtype,
+        dtype=choice.kv_dtype,
     )
-    num_blocks = _num_blocks(config, max_model_len, block_bytes, available, RUNTIME_BYTES + weights + workspace)
+    num_blocks = _num_blocks(config, max_model_len, block_bytes, available, choice.fixed_bytes)
     max_model_len = _fit_length(config, max_model_len, num_blocks, block_bytes)
     return MemoryPlan(
         device="cpu",
-        dtype=dtype,
+        executor=choice.executor,
+        dtype=choice.dtype,
+        kv_dtype=choice.kv_dtype,
         threads=config.device.cpu_threads or usable_cores(),
         max_model_len=max_model_len,
         max_num_batched_tokens=max_tokens,
@@ -95,9 +93,9 @@ def plan_memory(config: EngineConfig, checkpoint: Checkpoint) -> MemoryPlan:
         num_blocks=num_blocks,
         block_bytes=block_bytes,
         kv_bytes=num_blocks * block_bytes,
-        runtime_bytes=RUNTIME_BYTES,
-        weights_bytes=weights,
-        workspace_bytes=workspace,
+        runtime_bytes=choice.runtime_bytes,
+        weights_bytes=choice.weights_bytes,
+        workspace_bytes=choice.workspace_bytes,
         available_bytes=available,
     )
 
@@ -122,22 +120,7 @@ def resolve_batched_tokens(config: EngineConfig, max_model_len: int) -> int:
     return tokens
 
 
-def resolve_dtype(config: EngineConfig, checkpoint: Checkpoint) -> Dtype:
-    """`auto`: bfloat16 for a 16-bit checkpoint where the processor multiplies bfloat16, otherwise float32."""
-    if config.model.dtype != "auto":
-        return config.model.dtype
-    sizes: dict[str, int] = {}
-    for _, info in checkpoint.tensors():
-        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
-    config_dtype = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")  # where no weights are read
-    stored = max(sizes, key=lambda name: sizes[name], default=config_dtype)
-    half = checkpoint.source.format == "safetensors" and stored in ("BF16", "F16", "bfloat16", "float16")
-    return "bfloat16" if half and multiplies_bfloat16() else "float32"
-
-
 def _check_device(config: EngineConfig) -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise ModelError("running a model needs PyTorch: pip install 'octavo[torch]'")
     if config.device.device == "cuda":
         raise ModelError("--device cuda: the CUDA backend is not in this version; use --device cpu")
 

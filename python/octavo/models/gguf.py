@@ -41,8 +41,9 @@ class GGUFTensor:
 class GGUFStrings(Sequence[str]):
     """A list of strings in a mapped file, decoded at its first use. ModelError when one of them is not UTF-8."""
 
-    def __init__(self, file: "GGUFFile", start: int, count: int) -> None:
-        self._file, self._start, self._count = file, start, count
+    def __init__(self, path: Path, mapped: mmap.mmap, start: int, count: int) -> None:
+        """`count` strings that lie one after another from byte `start`, within the file."""
+        self._path, self._map, self._start, self._count = path, mapped, start, count
         self._values: list[str] | None = None
 
     def __len__(self) -> int:
@@ -60,7 +61,12 @@ class GGUFStrings(Sequence[str]):
 
     def _decoded(self) -> list[str]:
         if self._values is None:
-            self._values = self._file.strings(self._start, self._count)
+            values, start = [], self._start
+            for _ in range(self._count):
+                end = start + 8 + _LENGTH.unpack_from(self._map, start)[0]
+                values.append(_text(self._path, self._map, start + 8, end))
+                start = end
+            self._values = values
         return self._values
 
 
@@ -95,23 +101,8 @@ class GGUFFile:
         data = np.frombuffer(self._map, dtype=np.uint8, count=tensor.nbytes, offset=tensor.offset)
         return data.reshape(*tensor.shape[:-1], -1)
 
-    def strings(self, start: int, count: int) -> list[str]:
-        """`count` strings that lie one after another from byte `start`, within the file."""
-        values: list[str] = []
-        for _ in range(count):
-            end = start + 8 + _LENGTH.unpack_from(self._map, start)[0]
-            values.append(self._text(start + 8, end))
-            start = end
-        return values
-
-    def _text(self, start: int, end: int) -> str:
-        try:
-            return self._map[start:end].decode()
-        except UnicodeDecodeError as error:
-            raise self._damaged(f"the string at byte {start} is not UTF-8") from error
-
     def _damaged(self, reason: str) -> ModelError:
-        return ModelError(f"{self.path} is damaged or no GGUF file: {reason}")
+        return _damaged(self.path, reason)
 
     def _take(self, size: int) -> int:
         """Moves over `size` bytes, and returns where they start."""
@@ -127,7 +118,7 @@ class GGUFFile:
     def _string(self) -> str:
         size = self._scalar("<Q")
         start = self._take(size)
-        return self._text(start, start + size)
+        return _text(self.path, self._map, start, start + size)
 
     def _count(self, what: str, min_bytes: int) -> int:
         """A count of things that take `min_bytes` or more each; more than the file can hold is an error."""
@@ -167,7 +158,7 @@ class GGUFFile:
         except (struct.error, OverflowError):
             position = len(mapped) + 1
         self._take(position - start)
-        return GGUFStrings(self, start, count)
+        return GGUFStrings(self.path, self._map, start, count)
 
     def _read_header(self) -> None:
         if self._map[:4] != b"GGUF":
@@ -219,3 +210,14 @@ class GGUFFile:
                 f"tensor {name!r} would end at byte {start + nbytes} of {len(self._map)}; it may be truncated"
             )
         self.tensors[name] = GGUFTensor(shape, kind, start, nbytes)
+
+
+def _text(path: Path, mapped: mmap.mmap, start: int, end: int) -> str:
+    try:
+        return mapped[start:end].decode()
+    except UnicodeDecodeError as error:
+        raise _damaged(path, f"the string at byte {start} is not UTF-8") from error
+
+
+def _damaged(path: Path, reason: str) -> ModelError:
+    return ModelError(f"{path} is damaged or no GGUF file: {reason}")

@@ -27,6 +27,10 @@ class Parameter:
     is_norm: bool = False
     """Norm weights stay float32 whatever the model's dtype: the norm kernels read float32."""
 
+    @property
+    def is_matrix(self) -> bool:
+        return len(self.shape) == 2
+
 
 def parameters(spec: DecoderSpec) -> list[Parameter]:
     """In the order of a forward pass, so that a streaming load reads the file about once from front to back."""
@@ -53,6 +57,7 @@ def parameters(spec: DecoderSpec) -> list[Parameter]:
 
 
 def parameter_bytes(spec: DecoderSpec, dtype: Dtype) -> int:
+    """What the torch executor's parameters take."""
     return sum(
         math.prod(parameter.shape) * ITEM_BYTES["float32" if parameter.is_norm else dtype]
         for parameter in parameters(spec)
@@ -60,7 +65,7 @@ def parameter_bytes(spec: DecoderSpec, dtype: Dtype) -> int:
 
 
 def workspace_bytes(spec: DecoderSpec, *, max_tokens: int, max_samples: int, max_model_len: int, dtype: Dtype) -> int:
-    """What a step of max_tokens tokens with max_samples logits holds at its widest point, and the rotary table.
+    """What the torch executor's step of max_tokens tokens with max_samples logits holds, and the rotary table.
 
     Activations are float32; a product with smaller weights also has its input and output in their dtype. Counts one
     layer's attention and MLP buffers together, as an allocator that does not give memory back would keep them.

@@ -109,7 +109,7 @@ class Server:
             cache_config={
                 "block_size": start.memory.block_size,
                 "num_gpu_blocks": start.memory.num_blocks,
-                "cache_dtype": start.memory.dtype,
+                "cache_dtype": start.memory.kv_dtype,
                 "enable_prefix_caching": engine.cache.enable_prefix_caching,
                 "gpu_memory_utilization": engine.cache.gpu_memory_utilization,
             },

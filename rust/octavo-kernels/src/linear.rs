@@ -189,7 +189,7 @@ impl Linear {
 
     /// Bytes it takes in memory.
     pub fn bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.memory.bytes()).sum()
+        self.parts.iter().map(|part| part.memory.bytes()).sum::<usize>() + size_of_val(&*self.bias)
     }
 
     /// Bytes that a matrix takes in `format`.

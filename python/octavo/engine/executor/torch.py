@@ -1,6 +1,6 @@
 """The torch executor: loads a model, and runs the engine's steps on it."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -10,6 +10,7 @@ from octavo.engine.runner import Runner
 from octavo.engine.start import EngineStart
 from octavo.models.checkpoint import Checkpoint
 from octavo.models.decoder import Decoder
+from octavo.models.layout import Dtype
 from octavo.models.registry import spec_for
 from octavo.models.weights import load_parameters, random_parameters
 
@@ -23,11 +24,11 @@ class TorchExecutor:
         self._memory, self._max_num_seqs = memory, start.config.scheduler.max_num_seqs
         torch.set_num_threads(memory.threads)
         self._kernels = CpuKernels(memory.threads)
-        spec = spec_for(checkpoint.config)
+        spec, dtype = spec_for(checkpoint.config), cast(Dtype, memory.dtype)
         parameters = (
-            random_parameters(spec, memory.dtype, model.seed)
+            random_parameters(spec, dtype, model.seed)
             if model.load_format == "dummy"
-            else load_parameters(spec, checkpoint, memory.dtype)
+            else load_parameters(spec, checkpoint, dtype)
         )
         self._decoder = Decoder(spec, parameters, CpuOps(self._kernels), max_model_len=memory.max_model_len)
         self._runner: Runner | None = None
@@ -47,7 +48,7 @@ class TorchExecutor:
             head_dim=spec.head_dim,
             max_num_seqs=self._max_num_seqs,
             max_blocks_per_seq=engine.max_blocks_per_seq,
-            dtype=memory.dtype,
+            dtype=memory.kv_dtype,
         )
         self._runner = Runner(engine, self._decoder, CpuAttention(spec, cache), self._kernels)
 

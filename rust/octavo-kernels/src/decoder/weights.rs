@@ -34,12 +34,21 @@ impl Weights {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let matrices = |layer: &Layer| {
-            [&layer.qkv, &layer.output, &layer.gate, &layer.up, &layer.down].map(Linear::bytes).iter().sum::<usize>()
+        let layer_bytes = |layer: &Layer| {
+            let matrices = [&layer.qkv, &layer.output, &layer.gate, &layer.up, &layer.down];
+            let norms = [
+                Some(&layer.attention_norm),
+                layer.query_norm.as_ref(),
+                layer.key_norm.as_ref(),
+                Some(&layer.mlp_norm),
+            ];
+            matrices.map(Linear::bytes).iter().sum::<usize>()
+                + norms.into_iter().flatten().map(|norm| size_of_val(&**norm)).sum::<usize>()
         };
         self.embedding.bytes()
+            + self.layers.iter().map(layer_bytes).sum::<usize>()
+            + size_of_val(&*self.final_norm)
             + self.head.as_ref().map_or(0, Linear::bytes)
-            + self.layers.iter().map(matrices).sum::<usize>()
     }
 }
 

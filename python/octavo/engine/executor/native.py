@@ -1,0 +1,85 @@
+"""The native executor: loads a model into Rust, which runs each step whole; imports no torch."""
+
+from typing import Any
+
+from octavo._core import CpuKernels, Engine, NativeDecoder, PagedKvCache, Plan
+from octavo.backends.base import bind_arenas
+from octavo.engine.start import EngineStart
+from octavo.models.checkpoint import Checkpoint
+from octavo.models.native_weights import load_native, random_native
+from octavo.models.registry import spec_for
+from octavo.models.rope import cos_sin_table
+from octavo.models.spec import DecoderSpec
+
+
+class NativeExecutor:
+    """A `Backend` on the CPU. Keeps nothing of the checkpoint: the mapped file is let go with it."""
+
+    def __init__(self, start: EngineStart, checkpoint: Checkpoint) -> None:
+        """Loads the weights, with a progress bar. ModelError when they do not fit the config."""
+        memory, model = start.memory, start.config.model
+        spec = self._spec = spec_for(checkpoint.config)
+        self._memory, self._max_num_seqs = memory, start.config.scheduler.max_num_seqs
+        self._kernels = CpuKernels(memory.threads)
+        self._decoder = native_decoder(
+            self._kernels,
+            spec,
+            max_model_len=memory.max_model_len,
+            max_num_tokens=memory.max_num_batched_tokens,
+            max_num_seqs=self._max_num_seqs,
+        )
+        if model.load_format == "dummy":
+            random_native(self._decoder, spec, model, memory.dtype)
+        else:
+            load_native(self._decoder, spec, checkpoint, model)
+        self._engine: Engine | None = None
+        self._cache: PagedKvCache | None = None
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return {"isa": self._kernels.isa}
+
+    def bind(self, engine: Engine) -> None:
+        spec, memory = self._spec, self._memory
+        bind_arenas(engine)
+        self._cache = PagedKvCache(
+            self._kernels,
+            num_layers=spec.num_layers,
+            num_blocks=memory.num_blocks,
+            block_size=memory.block_size,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            max_num_seqs=self._max_num_seqs,
+            max_blocks_per_seq=engine.max_blocks_per_seq,
+            dtype=memory.kv_dtype,
+        )
+        self._engine = engine
+
+    def execute(self, plan: Plan) -> None:
+        if self._engine is None or self._cache is None:
+            raise RuntimeError("execute before bind")
+        self._decoder.step(self._engine, plan.epoch, self._cache)
+
+
+def native_decoder(
+    kernels: CpuKernels, spec: DecoderSpec, *, max_model_len: int, max_num_tokens: int, max_num_seqs: int
+) -> NativeDecoder:
+    """A decoder of `spec` without its weights."""
+    return NativeDecoder(
+        kernels,
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        num_layers=spec.num_layers,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        intermediate_size=spec.intermediate_size,
+        norm_eps=spec.norm_eps,
+        qk_norm=spec.qk_norm,
+        windows=spec.windows,
+        attention_scale=spec.attention_scale,
+        tied_head=spec.tied_head,
+        max_num_tokens=max_num_tokens,
+        max_num_seqs=max_num_seqs,
+        cos_sin=cos_sin_table(spec.rope, max_model_len),
+    )
