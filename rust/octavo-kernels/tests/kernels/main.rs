@@ -3,6 +3,7 @@
 mod common;
 
 mod attention;
+mod decoder;
 mod kv_cache;
 mod linear;
 mod linear_float;
