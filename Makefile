@@ -17,7 +17,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi')
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
 
 demo: $(DONE)/demo ## start a server with a small model, ask it questions, show the speed
 	@$(BIN)/python scripts/demo.py
@@ -37,7 +37,7 @@ bench: $(DONE)/dev ## run the benchmarks; JSON goes to target/bench
 	@mkdir -p target/bench
 	@for bench in benches/*.py; do \
 	  name=$$(basename "$$bench" .py); \
-	  case $$name in _*|peers) continue ;; esac; \
+	  case $$name in _*|peers|perplexity) continue ;; esac; \
 	  echo "== $$name"; $(BIN)/python "$$bench" --json "target/bench/$$name.json"; \
 	done
 
@@ -48,12 +48,18 @@ bench-peers: peers ## compare octavo with them, which takes 25 minutes; JSON goe
 	@mkdir -p target/bench
 	@$(BIN)/python benches/peers.py --json target/bench/peers.json
 
+bench-perplexity: $(DONE)/dev ## measure what each weight and cache type costs in quality, which takes 20 minutes
+	@mkdir -p target/bench
+	@ls target/bench/debian-handbook_*.deb >/dev/null 2>&1 || (cd target/bench && apt-get download debian-handbook) \
+	  || { echo "without Debian's package: $(BIN)/python benches/perplexity.py --text FILE"; exit 1; }
+	@$(BIN)/python benches/perplexity.py --text target/bench/debian-handbook_*.deb --json target/bench/perplexity.json
+
 install: $(DONE)/octavo $(DONE)/base ## build octavo and install it in .venv, without a model or torch
 
 clean: ## remove everything that these commands made
 	rm -rf $(VENV) target tests/e2e/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test lint format bench peers bench-peers install clean tools
+.PHONY: help demo test lint format bench bench-peers bench-perplexity peers install clean tools
 
 # Looks at the tools every time, which takes no time, and makes the environment the first time.
 tools:
