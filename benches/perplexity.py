@@ -97,7 +97,7 @@ class Score:
     def figures(self, name: str) -> dict[str, float]:
         return {
             f"{name}_ppl": round(float(np.exp(self._loss / self._tokens)), 4),
-            f"{name}_kl_millinats": round(1000 * self._divergence / self._tokens, 3),
+            f"{name}_kl_millinats": max(0.0, round(1000 * self._divergence / self._tokens, 3)),
             f"{name}_top1_percent": round(100 * self._agreed / self._tokens, 2),
         }
 
@@ -171,7 +171,7 @@ def windows(token_ids: Sequence[int], window: int, count: int) -> list[NDArray[n
 def main() -> None:
     options = arguments(__doc__)
     options.add_argument("--text", type=Path, required=True, metavar="FILE", help="a text, or debian-handbook_*.deb")
-    options.add_argument("--windows", type=int, default=128)
+    options.add_argument("--windows", type=int, default=100)
     options.add_argument("--window", type=int, default=512, help="tokens, a multiple of 32")
     options.add_argument("--threads", type=int, default=usable_cores())
     chosen = options.parse_args()
@@ -188,7 +188,7 @@ def main() -> None:
         for scheme in candidates.values():
             scheme.score.add(scheme.logits(tokens).log_softmax(1), expected, targets)
     figures = {"text_tokens": len(token_ids), "scored_tokens": len(cut) * chosen.window // 2}
-    figures |= own.figures("transformers")
+    figures["transformers_ppl"] = own.figures("transformers")["transformers_ppl"]
     for name, scheme in candidates.items():
         figures |= scheme.score.figures(name)
     publish("perplexity", figures, chosen.json)

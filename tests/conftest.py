@@ -7,6 +7,6 @@ from hypothesis import settings
 
 import octavo.engine.executor  # noqa: F401
 
-settings.register_profile("short", max_examples=12, deadline=None, derandomize=True)
+settings.register_profile("short", max_examples=30, deadline=None, derandomize=True)
 settings.register_profile("long", max_examples=300, deadline=None)
 settings.load_profile("short")

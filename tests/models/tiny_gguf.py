@@ -33,16 +33,14 @@ NARROW: dict[str, Any] = {
 }
 """Of blocks of 32: neither columns nor rows are whole numbers of anything larger."""
 
+BLOCKS = (Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0)
+
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Type]]] = {
     **{
         kind.name: ("llama", SIZES, {"": kind})
-        for kind in (Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1)
-        + (Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K)
+        for kind in (Type.F16, Type.BF16, *BLOCKS, Type.Q4_K, Type.Q5_K, Type.Q6_K)
     },
-    **{
-        f"{kind.name}-narrow": ("llama", {**SIZES, **NARROW}, {"": kind})
-        for kind in (Type.F16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0)
-    },
+    **{f"{kind.name}-narrow": ("llama", {**SIZES, **NARROW}, {"": kind}) for kind in (Type.F16, *BLOCKS)},
     "Q4_K_M": ("llama", SIZES, {"": Type.Q4_K, "v_proj": Type.Q6_K, "down_proj": Type.Q6_K, "lm_head": Type.Q6_K}),
     "Q5_K_M-qwen2": (
         "qwen2",
@@ -55,7 +53,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Type]]] = {
         {"": Type.Q4_1, "embed_tokens": Type.Q8_0},
     ),
     "Q4_0-qwen3": ("qwen3", {**SIZES, **NARROW, "head_dim": 32}, {"": Type.Q4_0, "embed_tokens": Type.Q8_0}),
-    "mixed-float": (
+    "mixed": (
         "llama",
         SIZES,
         {"": Type.Q5_1, "q_proj": Type.F16, "up_proj": Type.Q8_0, "embed_tokens": Type.F32},
@@ -66,7 +64,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Type]]] = {
 
 def make_gguf(name: str, folder: Path, **changes: Any) -> tuple[Path, PreTrainedModel]:
     """(the file, Transformers' float32 model of the dequantised weights). `changes` to the case's sizes."""
-    family, sizes, kinds = CASES[name]
+    family, sizes, _ = CASES[name]
     config = AutoConfig.for_model(family, **{**sizes, **changes})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     fill(model)
@@ -80,7 +78,7 @@ def make_gguf(name: str, folder: Path, **changes: Any) -> tuple[Path, PreTrained
             if parameter.dim() == 1:
                 writer.add_tensor(stored_name, parameter.numpy())
                 continue
-            kind = kinds[max((key for key in kinds if key in parameter_name), key=len)]
+            kind = kind_of(name, parameter_name)
             blocks = encode(parameter.numpy() * _unevenness(parameter), kind)
             parameter.copy_(torch.from_numpy(dequantize(blocks.copy(), kind).reshape(parameter.shape)))
             for part, count in heads.items():
@@ -92,6 +90,11 @@ def make_gguf(name: str, folder: Path, **changes: Any) -> tuple[Path, PreTrained
     writer.write_tensors_to_file()
     writer.close()
     return path, model
+
+
+def kind_of(case: str, parameter_name: str) -> Type:
+    kinds = CASES[case][2]
+    return kinds[max((key for key in kinds if key in parameter_name), key=len)]
 
 
 def _unevenness(parameter: torch.Tensor) -> Any:
