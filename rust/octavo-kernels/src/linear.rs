@@ -18,6 +18,7 @@ mod float;
 mod layout;
 mod memory;
 mod pack;
+mod quantise;
 mod quantised;
 
 use std::fmt;
@@ -370,11 +371,13 @@ impl Part {
         self.rows.div_ceil(LANES)
     }
 
-    /// Enough shares for every thread to have some; strips in pairs, as a pair is a block of the activations that follow;
-    /// as many tokens as stay in the second-level cache while strips pass by.
+    /// Enough shares for every thread to have some, and with few tokens not many more, as a share begins slowly; strips in
+    /// pairs, as a pair is a block of the activations that follow; as many tokens as stay in the second-level cache while
+    /// strips pass by.
     fn shares(&self, threads: usize, tokens: usize) -> Shares {
         let strips = self.strips();
-        let strips_a_share = (strips / (threads * 8)).clamp(1, 16).next_multiple_of(2);
+        let shares_a_thread = if tokens <= TOKENS_TOGETHER { 4 } else { 8 };
+        let strips_a_share = (strips / (threads * shares_a_thread)).clamp(1, 16).next_multiple_of(2);
         let token_bytes = Activations::token_bytes(self.columns, self.format.is_quantised());
         let tokens_a_share = (TOKENS_CACHE / token_bytes / TOKENS_TOGETHER * TOKENS_TOGETHER).max(TOKENS_TOGETHER);
         Shares { strips, tokens, strips_a_share, tokens_a_share }

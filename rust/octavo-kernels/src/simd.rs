@@ -41,7 +41,8 @@ pub(crate) trait Simd: Copy {
     /// Vectors that a matrix kernel can hold as accumulators beside its operands.
     const ACCUMULATORS: usize;
 
-    /// Tokens that an integer tile can hold: an integer and a float vector each.
+    /// Tokens of an integer tile: an integer and a float vector each. On AVX2 the third would spill registers, which
+    /// costs more than it saves.
     const TOKENS: usize;
 
     /// `dot_bytes` multiplies by the codes as they are; otherwise by code - 128.
@@ -135,7 +136,13 @@ pub(crate) trait Simd: Copy {
     fn shift_left<const N: u32>(self, x: Self::Bytes) -> Self::Bytes;
     fn shift_right<const N: u32>(self, x: Self::Bytes) -> Self::Bytes;
 
-    fn splat_integer(self, x: i32) -> Self::Integers;
+    fn zero_integers(self) -> Self::Integers;
+    /// # Safety
+    /// `from` is readable.
+    unsafe fn splat_integer_at(self, from: *const i32) -> Self::Integers;
+    fn sub_integers(self, a: Self::Integers, b: Self::Integers) -> Self::Integers;
+    /// Shifted left, as multiplied by 2 to the power of N.
+    fn shift_integers<const N: u32>(self, x: Self::Integers) -> Self::Integers;
     fn to_floats(self, x: Self::Integers) -> Self::Vector;
     /// `dot`s of codes of `bits` bits that a partial sum has room for: a divisor of 4 for 6 bits, of 8 for others.
     fn capacity(bits: usize) -> usize;

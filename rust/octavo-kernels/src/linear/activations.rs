@@ -19,9 +19,10 @@ pub(super) struct Coded {
     pub(super) scale: f32,
     /// scale · (sum of the codes)
     pub(super) scaled_sum: f32,
-    pub(super) sum: i32,
+    /// -(sum of the codes)
+    pub(super) negative_sum: i32,
     /// Of the first 16 codes.
-    pub(super) half_sum: i32,
+    pub(super) negative_half: i32,
 }
 
 /// Rows of float32, and, if quantised, the same rows as int8 codes with a scale for every 32 columns.
@@ -187,7 +188,7 @@ unsafe fn quantise_block<S: Simd>(simd: S, from: *const f32, to: *mut Coded) {
         let sum = half_sum + simd.sum(second);
         (&raw mut (*to).scale).write(scale + (sum - sum));
         (&raw mut (*to).scaled_sum).write(scale * sum);
-        (&raw mut (*to).sum).write(sum as i32);
-        (&raw mut (*to).half_sum).write(half_sum as i32);
+        (&raw mut (*to).negative_sum).write(-sum as i32);
+        (&raw mut (*to).negative_half).write(-half_sum as i32);
     }
 }

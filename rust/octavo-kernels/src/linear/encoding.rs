@@ -98,6 +98,7 @@ impl Encoding {
     }
 
     /// The values of a row.
+    #[inline(always)]
     pub(super) fn decode(self, row: &[u8], out: &mut [f32]) {
         let half = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
         match self {
@@ -125,7 +126,7 @@ impl Encoding {
     }
 
     /// The 32 values from 32 · `index` of a row of blocks.
-    #[inline]
+    #[inline(always)]
     pub(super) fn block(self, row: &[u8], index: usize) -> Block {
         let (values, bytes) = self.unit();
         let per_unit = values / BLOCK;
@@ -207,13 +208,13 @@ impl Block {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn half(bytes: &[u8], at: usize) -> f16 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 /// The low nibbles of 16 bytes, then the high ones.
-#[inline]
+#[inline(always)]
 fn nibbles(bytes: &[u8]) -> [u8; BLOCK] {
     let mut codes = [0; BLOCK];
     for (index, byte) in bytes[..16].iter().enumerate() {
@@ -224,7 +225,7 @@ fn nibbles(bytes: &[u8]) -> [u8; BLOCK] {
 }
 
 /// Bit i of the 32 is the fifth bit of code i.
-#[inline]
+#[inline(always)]
 fn with_fifth(mut codes: [u8; BLOCK], bits: &[u8]) -> [u8; BLOCK] {
     let bits = u32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]);
     for (index, code) in codes.iter_mut().enumerate() {
@@ -235,7 +236,7 @@ fn with_fifth(mut codes: [u8; BLOCK], bits: &[u8]) -> [u8; BLOCK] {
 
 /// The eighth `part` of a superblock of Q4_K or Q5_K: scale, minimum, 8 six-bit steps of each in 12 bytes, for Q5_K the
 /// fifth bits (bit `part` of 32 bytes), then nibbles: 32 bytes hold one part low and the next one high.
-#[inline]
+#[inline(always)]
 fn super_block(encoding: Encoding, unit: &[u8], part: usize) -> Block {
     let packed = &unit[4..16];
     let steps = if part < 4 {
@@ -259,7 +260,7 @@ fn super_block(encoding: Encoding, unit: &[u8], part: usize) -> Block {
 
 /// The eighth `part` of a superblock of Q6_K: for each half of 128 values 64 bytes of nibbles; then for each half 32
 /// bytes with two more bits for each of 4 parts; a signed step for every 16 values; the scale.
-#[inline]
+#[inline(always)]
 fn super_block_of_six_bits(unit: &[u8], part: usize) -> Block {
     let (upper, quarter) = (part / 4, part % 4);
     let low = &unit[upper * 64 + quarter % 2 * 32..][..32];

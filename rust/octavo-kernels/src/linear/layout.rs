@@ -33,6 +33,7 @@ impl Layout {
     }
 
     /// None for plain floats.
+    #[inline(always)]
     pub(super) fn of(format: Format) -> Option<Self> {
         Some(match format {
             Format::F32 | Format::F16 | Format::Bf16 => return None,
@@ -93,7 +94,7 @@ pub(super) fn float_at(format: Format, column: usize, lane: usize) -> usize {
 }
 
 /// Puts block `index` of row `lane` into a strip.
-#[inline]
+#[inline(always)]
 pub(super) fn write_block(format: Format, layout: Layout, strip: &mut [u8], lane: usize, index: usize, block: &Block) {
     let (header, codes) = layout.at(index);
     write_codes(layout.bits, &mut strip[codes..codes + layout.block_bytes()], lane, &block.codes);
@@ -146,7 +147,7 @@ pub(super) fn read_row_scale(strip: &[u8], lane: usize) -> f32 {
     f32::from_le_bytes([strip[lane * 4], strip[lane * 4 + 1], strip[lane * 4 + 2], strip[lane * 4 + 3]])
 }
 
-#[inline]
+#[inline(always)]
 fn write_half(header: &mut [u8], at: usize, value: f16) {
     header[at * 2..at * 2 + 2].copy_from_slice(&value.to_le_bytes());
 }
@@ -155,7 +156,7 @@ fn read_half(header: &[u8], at: usize) -> f16 {
     f16::from_le_bytes([header[at * 2], header[at * 2 + 1]])
 }
 
-#[inline]
+#[inline(always)]
 fn write_codes(bits: usize, out: &mut [u8], lane: usize, codes: &[u8; BLOCK]) {
     let line = |index: usize| index * LINE + lane * 4..index * LINE + lane * 4 + 4;
     let group = |index: usize| {

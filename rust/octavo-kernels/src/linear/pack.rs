@@ -2,12 +2,12 @@
 
 use half::{bf16, f16};
 
-use super::encoding::{BLOCK, Block};
+use super::encoding::{BLOCK, Encoding};
 use super::layout::{self, Layout};
 use super::memory::Memory;
-use super::{Format, Part, Stored};
+use super::{Format, Part, Stored, quantise};
 use crate::pool::Rows;
-use crate::simd::LANES;
+use crate::simd::{Kernel, LANES, Simd};
 use crate::{CpuKernels, KernelError};
 
 /// Packs `parts`; neighbours of one format become one.
@@ -77,11 +77,7 @@ fn pack_part(
     kernels.pool.for_each(rows.div_ceil(LANES), |_, index| {
         // SAFETY: each index is handed out once.
         let strip = unsafe { strips.row(index) };
-        let first = index * LANES;
-        for lane in 0..LANES.min(rows - first) {
-            let (part, row) = find_row(stored, first + lane, columns);
-            pack_row(format, strip, lane, part, row, columns);
-        }
+        kernels.run(PackStrip { format, strip, stored, first: index * LANES, rows, columns });
     });
     Ok(Part { format, first_row, rows, columns, strip_bytes, memory })
 }
@@ -105,27 +101,73 @@ fn find_row<'a, 'b>(stored: &'b [Stored<'a>], mut index: usize, columns: usize) 
     unreachable!("the index is below the sum of the rows")
 }
 
-fn pack_row(format: Format, strip: &mut [u8], lane: usize, part: &Stored<'_>, row: &[u8], columns: usize) {
-    if let Some(layout) = Layout::of(format)
-        && format == part.encoding.format()
-    {
-        for index in 0..columns / BLOCK {
-            layout::write_block(format, layout, strip, lane, index, &part.encoding.block(row, index));
-        }
-        return;
-    }
-    let mut values = vec![0.0_f32; columns.next_multiple_of(BLOCK)];
-    part.encoding.decode(row, &mut values[..columns]);
-    match format {
-        Format::F32 => write_floats(format, strip, lane, &values[..columns], f32::to_le_bytes),
-        Format::F16 => write_floats(format, strip, lane, &values[..columns], |x| f16::from_f32(x).to_le_bytes()),
-        Format::Bf16 => write_floats(format, strip, lane, &values[..columns], |x| bf16::from_f32(x).to_le_bytes()),
-        Format::Int8 => quantise_row(strip, lane, &values),
-        Format::Int4 { group } => {
-            for (index, values) in values.chunks(group).enumerate() {
-                quantise_group(format, strip, lane, index * group / BLOCK, values);
+/// The rows from `first`, at most 16, of all that are stored. A kernel, so that the compiler has the vectors it needs.
+struct PackStrip<'a> {
+    format: Format,
+    strip: &'a mut [u8],
+    stored: &'a [Stored<'a>],
+    first: usize,
+    rows: usize,
+    columns: usize,
+}
+
+impl Kernel for PackStrip<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) {
+        let Self { format, strip, stored, first, rows, columns } = self;
+        let mut values = Vec::new();
+        for lane in 0..LANES.min(rows - first) {
+            let (part, row) = find_row(stored, first + lane, columns);
+            if format.is_quantised() && format == part.encoding.format() {
+                keep_row(part.encoding, strip, lane, row);
+            } else {
+                values.resize(columns, 0.0);
+                part.encoding.decode(row, &mut values);
+                write_row(format, strip, lane, &values);
             }
         }
+    }
+}
+
+/// Each call is compiled for its encoding alone.
+#[inline(always)]
+fn keep_row(encoding: Encoding, strip: &mut [u8], lane: usize, row: &[u8]) {
+    match encoding {
+        Encoding::Q4_0 => keep_blocks(Encoding::Q4_0, strip, lane, row),
+        Encoding::Q4_1 => keep_blocks(Encoding::Q4_1, strip, lane, row),
+        Encoding::Q5_0 => keep_blocks(Encoding::Q5_0, strip, lane, row),
+        Encoding::Q5_1 => keep_blocks(Encoding::Q5_1, strip, lane, row),
+        Encoding::Q8_0 => keep_blocks(Encoding::Q8_0, strip, lane, row),
+        Encoding::Q4K => keep_blocks(Encoding::Q4K, strip, lane, row),
+        Encoding::Q5K => keep_blocks(Encoding::Q5K, strip, lane, row),
+        Encoding::Q6K => keep_blocks(Encoding::Q6K, strip, lane, row),
+        Encoding::F32 | Encoding::F16 | Encoding::Bf16 => unreachable!("plain floats have no blocks"),
+    }
+}
+
+#[inline(always)]
+fn keep_blocks(encoding: Encoding, strip: &mut [u8], lane: usize, row: &[u8]) {
+    let format = encoding.format();
+    let layout = Layout::of(format).expect("quantised");
+    let (values, bytes) = encoding.unit();
+    for (unit, bytes) in row.chunks_exact(bytes).enumerate() {
+        for index in 0..values / BLOCK {
+            let block = encoding.block(bytes, index);
+            layout::write_block(format, layout, strip, lane, unit * (values / BLOCK) + index, &block);
+        }
+    }
+}
+
+#[inline(always)]
+fn write_row(format: Format, strip: &mut [u8], lane: usize, values: &[f32]) {
+    match format {
+        Format::F32 => write_floats(format, strip, lane, values, f32::to_le_bytes),
+        Format::F16 => write_floats(format, strip, lane, values, |x| f16::from_f32(x).to_le_bytes()),
+        Format::Bf16 => write_floats(format, strip, lane, values, |x| bf16::from_f32(x).to_le_bytes()),
+        Format::Int8 => quantise::int8_row(strip, lane, values),
+        Format::Int4 { group } => quantise::int4_row(strip, lane, values, group),
         _ => unreachable!("checked before"),
     }
 }
@@ -139,38 +181,6 @@ fn write_floats<const N: usize>(
 ) {
     for (column, &value) in values.iter().enumerate() {
         strip[layout::float_at(format, column, lane)..][..N].copy_from_slice(&bytes(value));
-    }
-}
-
-/// Int8: the largest value becomes ±127.
-fn quantise_row(strip: &mut [u8], lane: usize, values: &[f32]) {
-    let layout = Layout::of(Format::Int8).expect("quantised");
-    let largest = values.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-    let scale = largest / 127.0;
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-    layout::write_row_scale(strip, lane, scale);
-    for (index, values) in values.chunks_exact(BLOCK).enumerate() {
-        let mut block = Block::EMPTY;
-        for (code, value) in block.codes.iter_mut().zip(values) {
-            *code = ((value * inverse).round_ties_even() as i32 + 128) as u8;
-        }
-        layout::write_block(Format::Int8, layout, strip, lane, index, &block);
-    }
-}
-
-/// Int4: codes from 0 to 15 from the smallest value to the largest.
-fn quantise_group(format: Format, strip: &mut [u8], lane: usize, first: usize, values: &[f32]) {
-    let layout = Layout::of(format).expect("quantised");
-    let (smallest, largest) = values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), &x| (a.min(x), b.max(x)));
-    let scale = f16::from_f32((largest - smallest) / 15.0);
-    let minimum = f16::from_f32(smallest);
-    let inverse = if scale > f16::ZERO { 1.0 / scale.to_f32() } else { 0.0 };
-    for (index, values) in values.chunks_exact(BLOCK).enumerate() {
-        let mut block = Block { scale, minimum, ..Block::EMPTY };
-        for (code, value) in block.codes.iter_mut().zip(values) {
-            *code = ((value - minimum.to_f32()) * inverse).round_ties_even().clamp(0.0, 15.0) as u8;
-        }
-        layout::write_block(format, layout, strip, lane, first + index, &block);
     }
 }
 

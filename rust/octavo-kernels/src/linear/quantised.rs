@@ -207,17 +207,26 @@ impl<const T: usize> Tokens<T> {
     /// The products begin with what the offset of the codes takes away.
     #[inline(always)]
     unsafe fn start<S: Simd, C: Codes>(self, simd: S, part: Part) -> Products<S, T> {
-        let mut sums = [simd.splat_integer(0); T];
+        let mut sums = [simd.zero_integers(); T];
         if C::OFFSET_BITS > 0 && (C::LAYOUT.bits < 8 || S::UNSIGNED_CODES) {
             for t in 0..T {
                 // SAFETY: the promise of `add_block`'s caller.
-                let Coded { sum, half_sum, .. } = unsafe { *self.token(t) };
-                let sum = match part {
-                    Part::All => sum,
-                    Part::First => half_sum,
-                    Part::Second => sum - half_sum,
+                let negative = unsafe {
+                    let token = self.token(t);
+                    let all = &raw const (*token).negative_sum;
+                    let half = &raw const (*token).negative_half;
+                    match part {
+                        Part::All => simd.splat_integer_at(all),
+                        Part::First => simd.splat_integer_at(half),
+                        Part::Second => simd.sub_integers(simd.splat_integer_at(all), simd.splat_integer_at(half)),
+                    }
                 };
-                sums[t] = simd.splat_integer(-(sum << C::OFFSET_BITS));
+                sums[t] = match C::OFFSET_BITS {
+                    3 => simd.shift_integers::<3>(negative),
+                    4 => simd.shift_integers::<4>(negative),
+                    5 => simd.shift_integers::<5>(negative),
+                    _ => simd.shift_integers::<7>(negative),
+                };
             }
         }
         let mut partial = [simd.open(sums[0]); T];

@@ -80,7 +80,7 @@ impl Simd for Avx2 {
     type Partial = IntegerPair;
 
     const ACCUMULATORS: usize = 6;
-    const TOKENS: usize = 4;
+    const TOKENS: usize = 2;
     const UNSIGNED_CODES: bool = false;
 
     #[inline(always)]
@@ -333,9 +333,33 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn splat_integer(self, x: i32) -> IntegerPair {
+    fn zero_integers(self) -> IntegerPair {
         // SAFETY: `self` exists, so the machine has the instructions.
-        unsafe { IntegerPair(_mm256_set1_epi32(x), _mm256_set1_epi32(x)) }
+        unsafe { IntegerPair(_mm256_setzero_si256(), _mm256_setzero_si256()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_integer_at(self, from: *const i32) -> IntegerPair {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe {
+            let x = _mm256_set1_epi32(*from);
+            IntegerPair(x, x)
+        }
+    }
+
+    #[inline(always)]
+    fn sub_integers(self, a: IntegerPair, b: IntegerPair) -> IntegerPair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { IntegerPair(_mm256_sub_epi32(a.0, b.0), _mm256_sub_epi32(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn shift_integers<const N: u32>(self, x: IntegerPair) -> IntegerPair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe {
+            let count = _mm_cvtsi32_si128(N as i32);
+            IntegerPair(_mm256_sll_epi32(x.0, count), _mm256_sll_epi32(x.1, count))
+        }
     }
 
     #[inline(always)]

@@ -253,9 +253,27 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn splat_integer(self, x: i32) -> __m512i {
+    fn zero_integers(self) -> __m512i {
         // SAFETY: `self` exists, so the machine has the instructions.
-        unsafe { _mm512_set1_epi32(x) }
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_integer_at(self, from: *const i32) -> __m512i {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe { _mm512_set1_epi32(*from) }
+    }
+
+    #[inline(always)]
+    fn sub_integers(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_sub_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn shift_integers<const N: u32>(self, x: __m512i) -> __m512i {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_slli_epi32::<N>(x) }
     }
 
     #[inline(always)]

@@ -37,7 +37,7 @@ fn bits(a: Vector, b: Vector, holds: impl Fn(f32, f32) -> bool) -> u32 {
 
 impl Simd for Portable {
     type Vector = Vector;
-    type Bytes = [u8; 4 * LANES];
+    type Bytes = [u32; LANES];
     type Integers = [i32; LANES];
     type Partial = [i32; LANES];
 
@@ -189,46 +189,60 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes {
         // SAFETY: the caller's promise.
-        unsafe { from.cast::<Self::Bytes>().read() }
+        unsafe { from.cast::<Self::Bytes>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn splat_four(self, from: *const i8) -> Self::Bytes {
         // SAFETY: the caller's promise.
-        let four = unsafe { from.cast::<[u8; 4]>().read() };
-        let mut bytes = [0; 4 * LANES];
-        for lane in 0..LANES {
-            bytes[lane * 4..lane * 4 + 4].copy_from_slice(&four);
-        }
-        bytes
+        [unsafe { from.cast::<u32>().read_unaligned() }; LANES]
     }
 
     #[inline(always)]
     fn and_each(self, x: Self::Bytes, mask: u8) -> Self::Bytes {
-        x.map(|byte| byte & mask)
+        x.map(|four| four & u32::from_ne_bytes([mask; 4]))
     }
 
     #[inline(always)]
     fn or(self, mut a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        for index in 0..4 * LANES {
-            a[index] |= b[index];
+        for lane in 0..LANES {
+            a[lane] |= b[lane];
         }
         a
     }
 
     #[inline(always)]
     fn shift_left<const N: u32>(self, x: Self::Bytes) -> Self::Bytes {
-        x.map(|byte| byte << N)
+        x.map(|four| four << N)
     }
 
     #[inline(always)]
     fn shift_right<const N: u32>(self, x: Self::Bytes) -> Self::Bytes {
-        x.map(|byte| byte >> N)
+        x.map(|four| four >> N)
     }
 
     #[inline(always)]
-    fn splat_integer(self, x: i32) -> Self::Integers {
-        [x; LANES]
+    fn zero_integers(self) -> Self::Integers {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn splat_integer_at(self, from: *const i32) -> Self::Integers {
+        // SAFETY: the caller's promise.
+        [unsafe { *from }; LANES]
+    }
+
+    #[inline(always)]
+    fn sub_integers(self, mut a: Self::Integers, b: Self::Integers) -> Self::Integers {
+        for lane in 0..LANES {
+            a[lane] -= b[lane];
+        }
+        a
+    }
+
+    #[inline(always)]
+    fn shift_integers<const N: u32>(self, x: Self::Integers) -> Self::Integers {
+        x.map(|x| x << N)
     }
 
     #[inline(always)]
@@ -248,9 +262,10 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn dot(self, mut partial: Self::Partial, codes: Self::Bytes, values: Self::Bytes) -> Self::Partial {
-        for lane in 0..LANES {
-            for index in lane * 4..lane * 4 + 4 {
-                partial[lane] += i32::from(codes[index]) * i32::from(values[index] as i8);
+        for byte in 0..4 {
+            for lane in 0..LANES {
+                let code = (codes[lane] >> (8 * byte) & 255) as i32;
+                partial[lane] += code * ((values[lane] << (24 - 8 * byte)) as i32 >> 24);
             }
         }
         partial
@@ -270,7 +285,7 @@ impl Simd for Portable {
     fn even_bf16(self, pairs: Self::Bytes) -> Vector {
         let mut result = [0.0; LANES];
         for lane in 0..LANES {
-            result[lane] = f32::from_bits(u32::from_le_bytes([0, 0, pairs[4 * lane], pairs[4 * lane + 1]]));
+            result[lane] = f32::from_bits(pairs[lane] << 16);
         }
         result
     }
@@ -279,7 +294,7 @@ impl Simd for Portable {
     fn odd_bf16(self, pairs: Self::Bytes) -> Vector {
         let mut result = [0.0; LANES];
         for lane in 0..LANES {
-            result[lane] = f32::from_bits(u32::from_le_bytes([0, 0, pairs[4 * lane + 2], pairs[4 * lane + 3]]));
+            result[lane] = f32::from_bits(pairs[lane] & 0xffff_0000);
         }
         result
     }
