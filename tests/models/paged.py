@@ -46,24 +46,31 @@ Columns = dict[str, list[int]]
 class Paged(ABC):
     """A small cache, and the tables of who has which block of it."""
 
-    def __init__(self, spec: DecoderSpec, kernels: CpuKernels, kv_dtype: str, max_len: int) -> None:
+    def __init__(
+        self, spec: DecoderSpec, kernels: CpuKernels, kv_dtype: str, max_len: int, block_size: int = BLOCK_SIZE
+    ) -> None:
+        self.block_size = block_size
+        num_blocks = max(NUM_BLOCKS, 3 * max_len // block_size)
         self.cache = PagedKvCache(
             kernels,
             num_layers=spec.num_layers,
-            num_blocks=NUM_BLOCKS,
-            block_size=BLOCK_SIZE,
+            num_blocks=num_blocks,
+            block_size=block_size,
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
             max_num_seqs=MAX_SEQS,
-            max_blocks_per_seq=max_len // BLOCK_SIZE,
+            max_blocks_per_seq=-(-max_len // block_size),
             dtype=kv_dtype,
         )
-        self.free = list(range(NUM_BLOCKS))
+        self.free = list(range(num_blocks))
         random.Random(7).shuffle(self.free)
 
     @abstractmethod
     def logits(self, arena: dict[str, np.ndarray], num_deltas: int) -> torch.Tensor:
         """f32 [tokens, vocab_size]: runs the step of the arena's columns."""
+
+    def _slot(self, sequence: Sequence, position: int) -> int:
+        return sequence.blocks[position // self.block_size] * self.block_size + position % self.block_size
 
     def release(self, sequence: Sequence) -> None:
         """Forgets what was computed, as preemption does."""
@@ -76,12 +83,12 @@ class Paged(ABC):
         starts, deltas = [0], []
         for sequence, count in work:
             span = range(sequence.computed, sequence.computed + count)
-            while len(sequence.blocks) * BLOCK_SIZE < span.stop:
+            while len(sequence.blocks) * self.block_size < span.stop:
                 deltas.append((sequence.row, len(sequence.blocks), self.free.pop()))
                 sequence.blocks.append(deltas[-1][2])
             columns["ids"] += sequence.tokens[span.start : span.stop]
             columns["positions"] += span
-            columns["slots"] += [sequence.blocks[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in span]
+            columns["slots"] += [self._slot(sequence, position) for position in span]
             columns["row"].append(sequence.row)
             columns["seq_len"].append(span.stop)
             starts.append(starts[-1] + count)
@@ -131,12 +138,13 @@ class NativePagedDecoder(Paged):
         threads: int = 2,
         isa: Any = "auto",
         max_len: int = MAX_LEN,
+        block_size: int = BLOCK_SIZE,
         **options: Any,
     ) -> None:
         checkpoint = open_checkpoint(resolve(source))
         self.spec = spec_for(checkpoint.config)
         self.kernels = CpuKernels(threads, isa=isa)
-        super().__init__(self.spec, self.kernels, kv_dtype, max_len)
+        super().__init__(self.spec, self.kernels, kv_dtype, max_len, block_size)
         self.decoder = native_decoder(
             self.kernels, self.spec, max_model_len=max_len, max_num_tokens=max_len, max_num_seqs=max_len
         )

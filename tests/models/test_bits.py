@@ -39,6 +39,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 class Request:
     prompt: tuple[int, ...]
     max_tokens: int
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ Answer = tuple[tuple[int, ...], tuple[tuple[tuple[int, float], ...], ...]]
 """Tokens, and for each the best 20 tokens with their log-probabilities."""
 
 
-def answer(output: RequestOutput) -> Answer:
-    choice = output.outputs[0]
+def answer(output: RequestOutput, index: int = 0) -> Answer:
+    choice = output.outputs[index]
     assert choice.logprobs is not None
     scores = tuple(tuple((token, entry.logprob) for token, entry in each.items()) for each in choice.logprobs)
     return tuple(choice.token_ids), scores
@@ -78,10 +79,17 @@ class Bench:
             )
         return self.llms[how]
 
-    def run(self, how: Settings, requests: list[Request]) -> list[RequestOutput]:
+    def run(self, how: Settings, requests: list[Request], n: int = 1) -> list[RequestOutput]:
         prompts = [TokensPrompt(prompt_token_ids=list(request.prompt)) for request in requests]
         params = [
-            SamplingParams(temperature=0.0, max_tokens=request.max_tokens, ignore_eos=True, logprobs=20)
+            SamplingParams(
+                n=n,
+                temperature=request.temperature,
+                seed=9,
+                max_tokens=request.max_tokens,
+                ignore_eos=True,
+                logprobs=20,
+            )
             for request in requests
         ]
         return self.llm(how).generate(prompts, params, use_tqdm=False)
@@ -131,7 +139,9 @@ PROMPTS = st.builds(
     st.integers(0, 3),
     st.one_of(st.integers(1, 70), st.sampled_from([257, 530, 1000])),
 )
-REQUESTS = st.lists(st.builds(Request, PROMPTS, st.integers(1, 12)), min_size=1, max_size=7)
+REQUESTS = st.lists(
+    st.builds(Request, PROMPTS, st.integers(1, 12), st.sampled_from([0.0, 0.9])), min_size=1, max_size=7
+)
 SETTINGS = st.builds(
     Settings,
     cpu_threads=st.sampled_from([1, 2, 3]),
@@ -161,3 +171,12 @@ def test_after_preemption(bench: Bench) -> None:
     requests = [Request(numbers(10 + index, length), 30) for index, length in enumerate((990, 20, 40, 300, 3))]
     outputs = bench.check(how, requests)
     assert sum(output.metrics.num_preemptions for output in outputs if output.metrics) > 0
+
+
+def test_several_answers_to_one_prompt(bench: Bench) -> None:
+    """They share their prompt's last row of logits, and each goes on alone."""
+    how = Settings(cpu_threads=2, max_num_batched_tokens=40)
+    requests = [Request(numbers(20 + index, length), 5) for index, length in enumerate((21, 1, 33))]
+    alone = bench.check(Settings(), requests)
+    for one, several in zip(alone, bench.run(how, requests, n=2), strict=True):
+        assert answer(several, 0) == answer(several, 1) == answer(one)

@@ -54,7 +54,8 @@ def ragged(decoder: Paged, prompts: list[list[int]]) -> list[torch.Tensor]:
     run((three, 1), (one, 6), (four, 1))
     for _ in range(8):
         run((one, 1), (four, 1))
-    run((four, 21))
+    run((four, 1))
+    run((four, 20))
     for sequence in sequences:
         assert sequence.computed == len(sequence.tokens)
         decoder.release(sequence)
@@ -84,6 +85,7 @@ def assert_rounded(decoder: Paged, model: PreTrainedModel, kv_dtype: str = "floa
 
 
 NUM_SHORT = 24
+LONG = 790
 
 
 def short_prompts(model: PreTrainedModel) -> list[list[int]]:
@@ -227,6 +229,43 @@ def test_greedy_tokens_of_an_engine(name: str, tmp_path: Path) -> None:
             elif not options:
                 assert any(output.num_cached_tokens for output in outputs)
             llm._engine.check_integrity()
+
+
+@pytest.mark.parametrize("block_size", [16, 12, 48])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama-no-gqa", {}),
+        ("qwen3", {"num_attention_heads": 6}),
+        ("mistral-window", {"sliding_window": 300}),
+        ("llama-head-dim-256", {}),
+    ],
+)
+def test_long_contexts(name: str, changes: dict[str, int], block_size: int, tmp_path: Path) -> None:
+    """Attention that is cut, shared out and put together again: prefill, one long decode, and several beside others."""
+    model = tiny.make(name, tmp_path, max_position_embeddings=LONG, **changes)
+    texts = [tokens * 99 for tokens in prompts(model)]
+    long, short, other = texts[0][: LONG - 5], texts[1][:37], texts[2][:530]
+    references = [expected(model, tokens) for tokens in (long, short, other)]
+    for kv_dtype in ("float32", "int8"):
+        ours = NativePagedDecoder(str(tmp_path), threads=3, max_len=LONG, block_size=block_size, kv_dtype=kv_dtype)
+        alone = [whole(ours, tokens) for tokens in (long, short, other)]
+        one, two, three = (Sequence(row, tokens) for row, tokens in enumerate((long, short, other)))
+        steps = [
+            *ours.step([(one, len(long) - 2)]),
+            *ours.step([(one, 1)]),
+            *ours.step([(two, 30), (three, 519)]),
+            *ours.step([(two, 1), (three, 10), (one, 1)]),
+        ]
+        assert torch.equal(torch.cat([steps[0], steps[1], steps[6]]), alone[0])
+        assert torch.equal(torch.cat([steps[2], steps[4]]), alone[1][:31])
+        assert torch.equal(torch.cat([steps[3], steps[5]]), alone[2][:529])
+        for logits, reference in zip(alone, references, strict=True):
+            if kv_dtype == "float32":
+                assert_same(logits, reference)
+            else:
+                # The rounding itself, which `assert_rounded` judges at short length.
+                assert (logits - reference).abs().max() < 0.1 * reference.abs().max()
 
 
 def judge(model: PreTrainedModel, prompt: list[int], answer: list[int]) -> None:
