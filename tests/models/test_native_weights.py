@@ -80,6 +80,19 @@ def test_a_gguf_file_gives_what_its_numbers_give_as_safetensors(tmp_path: Path, 
     assert np.abs(logits(file) - wanted).max() <= 0.15 * np.abs(wanted).max()
 
 
+def test_nothing_of_the_file_stays_mapped(tmp_path: Path) -> None:
+    weights = tensors()
+    config = {**CONFIG, "tie_word_embeddings": False}
+    for file in (write_folder(tmp_path / "folder", weights, config=config), write_gguf(tmp_path / "m.gguf", weights)):
+        checkpoint = opened(file)
+        spec = spec_for(checkpoint.config)
+        decoder = native_decoder(CpuKernels(1), spec, max_model_len=8, max_num_tokens=8, max_num_seqs=8)
+        load_native(decoder, spec, checkpoint, ModelConfig(model="m"))
+        assert str(file) in Path("/proc/self/maps").read_text()
+        del checkpoint
+        assert str(file) not in Path("/proc/self/maps").read_text()
+
+
 def test_a_type_that_native_does_not_read_is_named(tmp_path: Path) -> None:
     """For whoever loads without asking `choose` first."""
     weights = {name: values.astype(np.float64) for name, values in tensors().items()}

@@ -26,6 +26,10 @@ def test_neither_process_loads_torch(model_server: ServerProcess) -> None:
         assert "torch" not in mapped
 
 
+def test_the_engine_lets_the_file_go(model_server: ServerProcess) -> None:
+    assert ".gguf" not in Path(f"/proc/{model_server.engine_pid}/maps").read_text()
+
+
 async def test_the_same_seed_gives_the_same_text(model_client: Client) -> None:
     body = {"messages": MESSAGES, "max_tokens": 12, "temperature": 1.0, "n": 2}
     texts = []

@@ -17,6 +17,7 @@ from octavo.errors import ModelError
 from octavo.models.config_reader import ConfigReader
 from octavo.models.spec import RopeSpec
 
+TABLE_ROWS = 1024
 SUPPORTED = ("default", "linear", "llama3", "yarn")
 
 Frequencies = NDArray[np.float32]
@@ -55,10 +56,17 @@ def cos_sin_table(rope: RopeSpec, length: int) -> NDArray[np.float32]:
 
     Angles are rounded to float32 as in the models' training code; only the functions are taken in double precision.
     """
-    positions = np.arange(length, dtype=np.float32)[:, None]
-    angles = (positions * np.array(rope.inverse_frequencies, dtype=np.float32)).astype(np.float64)
-    table = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * rope.magnitude
-    return table.astype(np.float32)
+    half = rope.rotary_dim // 2
+    table = np.empty((length, rope.rotary_dim), dtype=np.float32)
+    frequencies = np.array(rope.inverse_frequencies, dtype=np.float32)
+    # In pieces: what stands in double precision stays small beside the table.
+    for start in range(0, length, TABLE_ROWS):
+        rows = table[start : start + TABLE_ROWS]
+        positions = np.arange(start, start + len(rows), dtype=np.float32)[:, None]
+        angles = (positions * frequencies).astype(np.float64)
+        rows[:, :half] = np.cos(angles) * rope.magnitude
+        rows[:, half:] = np.sin(angles) * rope.magnitude
+    return table
 
 
 def _original_length(scaling: ConfigReader, config: ConfigReader) -> int:
