@@ -5,7 +5,7 @@ import asyncio
 import openai
 import pytest
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
 PROMPT = "The days of the week are Monday, Tuesday,"
 
 

@@ -19,9 +19,8 @@ def octavo(*words: str, said: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def test_one_question_with_a_server_of_its_own() -> None:
-    result = octavo(
-        "chat", "--temperature=0", "--max-tokens=24", "--max-model-len=1k", "-q", "What is the capital of France?"
-    )
+    question = "What is the capital of France? Answer in one word."
+    result = octavo("chat", "--temperature=0", "--max-tokens=24", "--max-model-len=1k", "-q", question)
     assert "Paris" in result.stdout
 
 

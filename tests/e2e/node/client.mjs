@@ -18,7 +18,8 @@ async function collect(stream, piece) {
   return answer;
 }
 
-const question = { model, temperature: 0, messages: [{ role: "user", content: "What is the capital of France?" }] };
+const content = "What is the capital of France? Answer in one word.";
+const question = { model, temperature: 0, messages: [{ role: "user", content }] };
 const text = { model, temperature: 0, max_tokens: 12, prompt: "The days of the week are Monday, Tuesday," };
 const streamed = { stream: true, stream_options: { include_usage: true } };
 
