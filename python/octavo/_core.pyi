@@ -24,6 +24,7 @@ __all__ = [
     "Plan",
     "Sampling",
     "Stats",
+    "StringList",
     "Timings",
     "TokenLogprobs",
     "Tokenizer",
@@ -33,12 +34,34 @@ __all__ = [
 # ---------------------------------------------------------------- text
 
 @final
+class StringList:
+    """A list of strings as GGUF files store it, each behind its length of 8 bytes; they are decoded one at a time."""
+
+    def __new__(cls, file: Any, start: int, count: int) -> Self:
+        """Copies the list that begins at byte `start` of a buffer of bytes. ValueError when the buffer ends inside."""
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in the file."""
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> str:
+        """IndexError past the end, ValueError for a string that is not UTF-8."""
+
+@final
 class Tokenizer:
-    """A Hugging Face `tokenizer.json`, run in Rust."""
+    """A Hugging Face tokenizer, run in Rust."""
 
     @staticmethod
     def from_json(data: bytes) -> Tokenizer:
-        """Raises ValueError when `data` is no tokenizer. Releases the GIL."""
+        """From a `tokenizer.json`. ValueError when it is none. Releases the GIL."""
+    @staticmethod
+    def from_lists(document: bytes, tokens: StringList, merges: StringList | None = None) -> Tokenizer:
+        """From a `tokenizer.json` whose BPE model has no vocabulary: token i is `tokens[i]`.
+
+        `merges` are pairs with a space between; None when the document has them. ValueError when it is no tokenizer, or
+        a merge is not made of its tokens. Releases the GIL.
+        """
+    def to_json(self) -> str:
+        """A complete `tokenizer.json`, for other programs."""
     @property
     def vocab_size(self) -> int:
         """Number of tokens, added tokens included."""

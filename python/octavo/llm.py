@@ -151,9 +151,7 @@ class LLM:
         self.config = config
         self._checkpoint = prepared.checkpoint
         self._chat_template = chat_template
-        self._tokenizer = (
-            None if prepared.checkpoint is None else Tokenizer.from_json(prepared.checkpoint.tokenizer_json)
-        )
+        self._tokenizer = None if prepared.checkpoint is None else prepared.checkpoint.tokenizer()
         front, back = Endpoint.pair()
         self._engine, self._backend = build_engine(prepared.start, back)
         self._frontend = Frontend(

@@ -17,6 +17,10 @@ def opened(folder: Path, **options: Any) -> Checkpoint:
     return open_checkpoint(resolve(str(folder)), **options)
 
 
+def vocabulary(checkpoint: Checkpoint) -> Any:
+    return json.loads(checkpoint.tokenizer().to_json())["model"]["vocab"]
+
+
 def with_config(tmp_path: Path, **changes: Any) -> Checkpoint:
     return opened(write_folder(tmp_path, tensors(), config={**CONFIG, **changes}))
 
@@ -28,7 +32,7 @@ def test_a_folder(tmp_path: Path) -> None:
     assert checkpoint.config == CONFIG
     assert checkpoint.generation_config == generation
     assert checkpoint.eos_token_ids == (5, 6)
-    assert json.loads(checkpoint.tokenizer_json) == TOKENIZER_JSON
+    assert vocabulary(checkpoint) == TOKENIZER_JSON["model"]["vocab"]
     assert checkpoint.chat_template is None
     assert checkpoint.max_model_len == 128
     assert {name for name, _ in checkpoint.tensors()} == wanted.keys()
@@ -94,11 +98,11 @@ def test_a_tokenizer_from_elsewhere(tmp_path: Path) -> None:
     own = write_folder(tmp_path / "own", tensors(), tokenizer=None, tokenizer_config={"chat_template": "own"})
     other = write_folder(tmp_path / "other", tokenizer_config={"eos_token": "</s>"}, config=None)
     checkpoint = opened(own, tokenizer=resolve(str(other), weights=False))
-    assert json.loads(checkpoint.tokenizer_json) == TOKENIZER_JSON
+    assert vocabulary(checkpoint) == TOKENIZER_JSON["model"]["vocab"]
     assert checkpoint.chat_template == "own"
     gguf = resolve(str(write_gguf(tmp_path / "m.gguf", tensors())), weights=False)
     assert opened(own, tokenizer=gguf).chat_template == "{{ messages[0].content }}"
-    assert b"ByteLevel" in opened(own, tokenizer=gguf).tokenizer_json
+    assert "ByteLevel" in opened(own, tokenizer=gguf).tokenizer().to_json()
 
 
 def test_a_gguf_tokenizer_that_is_not_supported_can_be_replaced(tmp_path: Path) -> None:
@@ -107,7 +111,7 @@ def test_a_gguf_tokenizer_that_is_not_supported_can_be_replaced(tmp_path: Path) 
         _ = opened(model).eos_token_ids
     other = resolve(str(write_folder(tmp_path / "other", config=None)), weights=False)
     checkpoint = opened(model, tokenizer=other)
-    assert json.loads(checkpoint.tokenizer_json) == TOKENIZER_JSON
+    assert vocabulary(checkpoint) == TOKENIZER_JSON["model"]["vocab"]
     assert checkpoint.chat_template == "{{ messages[0].content }}"
 
 
@@ -125,7 +129,7 @@ def test_a_gguf_tokenizer_that_is_not_supported_can_be_replaced(tmp_path: Path) 
 )
 def test_files_that_are_missing_or_wrong(tmp_path: Path, files: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        _ = opened(write_folder(tmp_path, tensors(), **files)).tokenizer_json
+        _ = opened(write_folder(tmp_path, tensors(), **files)).tokenizer()
 
 
 @pytest.mark.parametrize("content", ["{", "", "\x00", '{"a": 1,}', "[" * 100_000])

@@ -283,7 +283,7 @@ def test_flipped_bytes_never_break_out(tmp_path: Path) -> None:
 
 
 def _use(checkpoint: Checkpoint) -> None:
-    _ = checkpoint.tokenizer_json, checkpoint.special_tokens, checkpoint.eos_token_ids
+    _ = checkpoint.tokenizer(), checkpoint.special_tokens, checkpoint.eos_token_ids
     for name, _info in checkpoint.tensors():
         checkpoint.read(name)
 
@@ -325,17 +325,22 @@ def _can_dequantise(kind: Type) -> bool:
 
 
 def test_lists_of_strings_are_decoded_when_they_are_used(tmp_path: Path) -> None:
-    metadata = {"tokenizer.ggml.tokens": ["a", "b"]}
+    strings = {"tokens": ["a", "b"], "token_type": [1, 1], "merges": ["a b"], "eos_token_id": 1}
+    metadata = {f"tokenizer.ggml.{key}": value for key, value in strings.items()}
     path = write_gguf(tmp_path / "m.gguf", tensors(), metadata=metadata)
-    assert list(GGUFFile(path).metadata["tokenizer.ggml.tokens"]) == ["a", "b"]
+    tokens = GGUFFile(path).metadata["tokenizer.ggml.tokens"]
+    assert [tokens[0], tokens[1]] == ["a", "b"]
+    with pytest.raises(IndexError):
+        tokens[2]
     spelled = struct.pack("<Q", 1) + b"a" + struct.pack("<Q", 1)
     path.write_bytes(path.read_bytes().replace(spelled + b"b", spelled + b"\xff"))
     tokens = GGUFFile(path).metadata["tokenizer.ggml.tokens"]
     assert len(tokens) == 2
+    assert tokens[0] == "a"
+    with pytest.raises(ValueError, match="not UTF-8"):
+        tokens[1]
     with pytest.raises(ModelError, match="not UTF-8"):
-        tokens[0]
-    with pytest.raises(ModelError, match="not UTF-8"):
-        _ = opened(path).tokenizer_json
+        opened(path).tokenizer()
 
 
 def test_opening_needs_neither_torch_nor_gguf() -> None:

@@ -25,9 +25,10 @@ CONFIG = {
     "vocab_size": VOCABULARY,
     "eos_token_id": 2,
 }
-TOKENIZER_JSON = {
+_FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+TOKENIZER_JSON: dict[str, Any] = {
     "version": "1.0",
-    "added_tokens": [{"id": 2, "content": "</s>", "special": True}],
+    "added_tokens": [{"id": 2, "content": "</s>", "special": True, **_FLAGS}],
     "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []},
 }
 TOKENS = ["a", "b", "ab", *(f"t{n}" for n in range(VOCABULARY - 4)), "</s>"]

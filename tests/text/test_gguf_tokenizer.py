@@ -1,6 +1,7 @@
 """The tokenizer of a GGUF file is exact: SmolLM2's tokens are llama.cpp's, in Rust and in the `tokenizers` package."""
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import tokenizers
 
-from octavo._core import Tokenizer
+from octavo._core import StringList
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint, open_checkpoint
 from octavo.models.pretokenizer import PRE_TOKENIZERS
@@ -40,13 +41,13 @@ def smollm2() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def reference(smollm2: Checkpoint) -> tokenizers.Tokenizer:
-    return tokenizers.Tokenizer.from_str(smollm2.tokenizer_json.decode())
+    return tokenizers.Tokenizer.from_str(smollm2.tokenizer().to_json())
 
 
 @pytest.fixture(scope="module", params=["octavo", "tokenizers"])
 def encode(request: pytest.FixtureRequest, smollm2: Checkpoint) -> Callable[[str], list[int]]:
     if request.param == "octavo":
-        return Tokenizer.from_json(smollm2.tokenizer_json).encode
+        return smollm2.tokenizer().encode
     return lambda text: request.getfixturevalue("reference").encode(text).ids
 
 
@@ -90,8 +91,14 @@ def test_special_tokens_and_ends(smollm2: Checkpoint) -> None:
     assert "SmolLM" in smollm2.chat_template
 
 
+def stored(strings: list[str]) -> StringList:
+    """As a GGUF file has them."""
+    texts = [string.encode() for string in strings]
+    return StringList(b"".join(struct.pack("<Q", len(text)) + text for text in texts), 0, len(texts))
+
+
 def bpe(pre: str | None, tokens: list[str], merges: list[str], **more: Any) -> GGUFVocabulary:
-    metadata: dict[str, Any] = {"model": "gpt2", "tokens": tokens, "merges": merges, **more}
+    metadata: dict[str, Any] = {"model": "gpt2", "tokens": stored(tokens), "merges": stored(merges), **more}
     if pre is not None:
         metadata["pre"] = pre
     return GGUFVocabulary({f"tokenizer.ggml.{key}": value for key, value in metadata.items()}, "model.gguf")
@@ -99,19 +106,19 @@ def bpe(pre: str | None, tokens: list[str], merges: list[str], **more: Any) -> G
 
 def sentencepiece(**more: Any) -> tokenizers.Tokenizer:
     scores = [0.0] * 259 + [-5.0, -1.0, -2.0, -3.0, -4.0, -6.0, -7.0]
-    metadata = {"model": "llama", "tokens": SPM_TOKENS, "token_type": SPM_TYPES, "scores": scores, **more}
+    metadata = {"model": "llama", "tokens": stored(SPM_TOKENS), "token_type": SPM_TYPES, "scores": scores, **more}
     vocabulary = GGUFVocabulary({f"tokenizer.ggml.{key}": value for key, value in metadata.items()}, "model.gguf")
-    return tokenizers.Tokenizer.from_str(vocabulary.tokenizer_json().decode())
+    return tokenizers.Tokenizer.from_str(vocabulary.tokenizer().to_json())
 
 
 @pytest.mark.parametrize("pre", PRE_TOKENIZERS)
 def test_every_known_rule_makes_a_tokenizer(pre: str) -> None:
     vocabulary = bpe(pre, ["a", "b", "ab", "1", "<s>"], ["a b"], token_type=[1, 1, 1, 1, 3], bos_token_id=4)
-    tokenizer = tokenizers.Tokenizer.from_str(vocabulary.tokenizer_json().decode())
+    tokenizer = tokenizers.Tokenizer.from_str(vocabulary.tokenizer().to_json())
     assert tokenizer.encode("ab1", add_special_tokens=False).ids == [2, 3]
     starts_with_bos = tokenizer.encode("ab").ids == [4, 2]
     assert starts_with_bos == PRE_TOKENIZERS[pre].add_bos
-    assert Tokenizer.from_json(vocabulary.tokenizer_json()).encode("ab1", add_special_tokens=False) == [2, 3]
+    assert vocabulary.tokenizer().encode("ab1", add_special_tokens=False) == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -127,14 +134,14 @@ def test_every_known_rule_makes_a_tokenizer(pre: str) -> None:
     ],
 )
 def test_rules_split_text_where_the_models_do(pre: str, text: str, pieces: list[str]) -> None:
-    document = json.loads(bpe(pre, ["a", "b", "ab"], ["a b"], add_bos_token=False).tokenizer_json())
-    splitter = tokenizers.Tokenizer.from_str(json.dumps(document)).pre_tokenizer
+    vocabulary = bpe(pre, ["a", "b", "ab"], ["a b"], add_bos_token=False)
+    splitter = tokenizers.Tokenizer.from_str(vocabulary.tokenizer().to_json()).pre_tokenizer
     assert [piece for piece, _ in splitter.pre_tokenize_str(text)] == pieces
 
 
 def test_composed_and_decomposed_letters_are_one_to_qwen() -> None:
     vocabulary = bpe("qwen2", ["Ã", "©", "Ã©"], ["Ã ©"])
-    tokenizer = tokenizers.Tokenizer.from_str(vocabulary.tokenizer_json().decode())
+    tokenizer = tokenizers.Tokenizer.from_str(vocabulary.tokenizer().to_json())
     assert tokenizer.encode("e\u0301").ids == tokenizer.encode("\u00e9").ids == [2]
 
 
@@ -168,14 +175,16 @@ def test_a_control_token_ends_an_answer_even_when_the_file_names_another() -> No
 @pytest.mark.parametrize(
     ("vocabulary", "message"),
     [
-        (lambda: bpe("brand-new", ["a"], ["a a"]).tokenizer_json(), "pre-tokenizer 'brand-new' is not supported"),
-        (lambda: bpe(None, ["a"], ["a a"]).tokenizer_json(), "no tokenizer.ggml.pre"),
-        (lambda: bpe("gpt-2", ["a"], ["a b"]).tokenizer_json(), "merge 'a b'"),
-        (lambda: bpe("gpt-2", ["a"], ["aa"]).tokenizer_json(), "merge 'aa'"),
+        (lambda: bpe("brand-new", ["a"], ["a a"]).tokenizer(), "pre-tokenizer 'brand-new' is not supported"),
+        (lambda: bpe(None, ["a"], ["a a"]).tokenizer(), "no tokenizer.ggml.pre"),
+        (lambda: bpe("gpt-2", ["a"], ["a b"]).tokenizer(), "merge 'a b'"),
+        (lambda: bpe("gpt-2", ["a"], ["aa"]).tokenizer(), "merge 'aa'"),
+        (lambda: bpe("gpt-2", ["a", "b", "bb"], ["a b"]).tokenizer(), "`ab` out of vocabulary"),
+        (lambda: bpe("gpt-2", ["a"], ["a a"]).tokenizer(), "merge 'a a'"),
         (lambda: bpe("gpt-2", [], []), "tokens is no list"),
         (lambda: bpe("gpt-2", ["a"], [], token_type=[1, 1]), "2 entries of tokenizer.ggml.token_type for 1"),
         (lambda: bpe("gpt-2", ["a"], [], eos_token_id=9), "eos_token_id is 9"),
-        (lambda: bpe("gpt-2", ["a", "aa"], ["a a"], add_bos_token=True).tokenizer_json(), "no bos_token_id"),
+        (lambda: bpe("gpt-2", ["a", "aa"], ["a a"], add_bos_token=True).tokenizer(), "no bos_token_id"),
         (lambda: sentencepiece(scores=None), "scores is no list"),
         (lambda: bpe("gpt-2", ["a"], [], model="bert"), "tokenizer 'bert' is not supported"),
     ],

@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from octavo._core import Tokenizer
 from octavo.errors import ModelError
 from octavo.models import folder as folders
 from octavo.models.gguf import GGUFFile
@@ -50,10 +51,9 @@ class Checkpoint:
         self.max_model_len = max_model_len or _max_model_len(source, config)
         """The longest context that the config allows, in tokens."""
 
-    @property
-    def tokenizer_json(self) -> bytes:
-        """A complete tokenizer.json. ModelError when the model has none that can be used."""
-        return self._tokenizers[0].json
+    def tokenizer(self) -> Tokenizer:
+        """A new one, ready to use. ModelError when the model has none that can be used."""
+        return self._tokenizers[0].tokenizer()
 
     @property
     def chat_template(self) -> str | None:

@@ -1,21 +1,22 @@
 """The GGUF container: metadata and tensors, checked against the file's size before anything is believed.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian). Lists of strings,
-which are most of a header, are stepped over and decoded when they are first used: the engine never needs SmolLM2's
-49,152 tokens and 48,900 merges. `gguf_model` turns the result into a Hugging Face config and names.
+which are most of a header, stay encoded: the tokenizer takes SmolLM2's 49,152 tokens and 48,900 merges as they are, and
+the engine needs none of them. `gguf_model` turns the result into a Hugging Face config and names.
 """
 
 import math
 import mmap
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo._core import StringList
 from octavo.errors import ModelError
 from octavo.models.ggml import TYPES, TensorType, dequantise
 
@@ -25,7 +26,6 @@ _MAX_DIMENSIONS = 4
 _MAX_NESTING = 4
 _MIN_KEY_VALUE_BYTES = 8 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
-_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,38 +36,6 @@ class GGUFTensor:
     offset: int
     """From the start of the file."""
     nbytes: int
-
-
-class GGUFStrings(Sequence[str]):
-    """A list of strings in a mapped file, decoded at its first use. ModelError when one of them is not UTF-8."""
-
-    def __init__(self, path: Path, mapped: mmap.mmap, start: int, count: int) -> None:
-        """`count` strings that lie one after another from byte `start`, within the file."""
-        self._path, self._map, self._start, self._count = path, mapped, start, count
-        self._values: list[str] | None = None
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        return self._decoded()[index]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._decoded())
-
-    def _decoded(self) -> list[str]:
-        if self._values is None:
-            values, start = [], self._start
-            for _ in range(self._count):
-                end = start + 8 + _LENGTH.unpack_from(self._map, start)[0]
-                values.append(_text(self._path, self._map, start + 8, end))
-                start = end
-            self._values = values
-        return self._values
 
 
 class GGUFFile:
@@ -101,14 +69,23 @@ class GGUFFile:
         data = np.frombuffer(self._map, dtype=np.uint8, count=tensor.nbytes, offset=tensor.offset)
         return data.reshape(*tensor.shape[:-1], -1)
 
+    def _text(self, start: int, end: int) -> str:
+        try:
+            return self._map[start:end].decode()
+        except UnicodeDecodeError as error:
+            raise self._damaged(f"the string at byte {start} is not UTF-8") from error
+
     def _damaged(self, reason: str) -> ModelError:
-        return _damaged(self.path, reason)
+        return ModelError(f"{self.path} is damaged or no GGUF file: {reason}")
+
+    def _inside_header(self) -> ModelError:
+        return self._damaged(f"it ends at byte {len(self._map)}, inside its header; it may be truncated")
 
     def _take(self, size: int) -> int:
         """Moves over `size` bytes, and returns where they start."""
         start = self._position
         if size > len(self._map) - start:
-            raise self._damaged(f"it ends at byte {len(self._map)}, inside its header; it may be truncated")
+            raise self._inside_header()
         self._position = start + size
         return start
 
@@ -118,7 +95,7 @@ class GGUFFile:
     def _string(self) -> str:
         size = self._scalar("<Q")
         start = self._take(size)
-        return _text(self.path, self._map, start, start + size)
+        return self._text(start, start + size)
 
     def _count(self, what: str, min_bytes: int) -> int:
         """A count of things that take `min_bytes` or more each; more than the file can hold is an error."""
@@ -136,7 +113,7 @@ class GGUFFile:
             raise self._damaged(f"unknown metadata type {kind} at byte {self._position}")
         return self._scalar(_SCALARS[kind])
 
-    def _array(self, nesting: int) -> Sequence[Any]:
+    def _array(self, nesting: int) -> Sequence[Any] | StringList:
         if nesting == _MAX_NESTING:
             raise self._damaged("its metadata is nested too deeply")
         kind = self._scalar("<I")
@@ -146,19 +123,16 @@ class GGUFFile:
             return list(struct.unpack_from(f"<{count}{_SCALARS[kind][1]}", self._map, start))
         count = self._count("array elements", 8)
         if kind == _STRING:
-            return self._skip_strings(count)
+            return self._strings(count)
         return [self._value(kind, nesting + 1) for _ in range(count)]
 
-    def _skip_strings(self, count: int) -> GGUFStrings:
-        start = position = self._position
-        unpack, mapped = _LENGTH.unpack_from, self._map
+    def _strings(self, count: int) -> StringList:
         try:
-            for _ in range(count):
-                position += 8 + unpack(mapped, position)[0]
-        except (struct.error, OverflowError):
-            position = len(mapped) + 1
-        self._take(position - start)
-        return GGUFStrings(self.path, self._map, start, count)
+            strings = StringList(self._map, self._position, count)
+        except ValueError:
+            raise self._inside_header() from None
+        self._take(strings.num_bytes)
+        return strings
 
     def _read_header(self) -> None:
         if self._map[:4] != b"GGUF":
@@ -210,14 +184,3 @@ class GGUFFile:
                 f"tensor {name!r} would end at byte {start + nbytes} of {len(self._map)}; it may be truncated"
             )
         self.tensors[name] = GGUFTensor(shape, kind, start, nbytes)
-
-
-def _text(path: Path, mapped: mmap.mmap, start: int, end: int) -> str:
-    try:
-        return mapped[start:end].decode()
-    except UnicodeDecodeError as error:
-        raise _damaged(path, f"the string at byte {start} is not UTF-8") from error
-
-
-def _damaged(path: Path, reason: str) -> ModelError:
-    return ModelError(f"{path} is damaged or no GGUF file: {reason}")

@@ -1,16 +1,17 @@
-"""A complete tokenizer.json from the vocabulary inside a GGUF file.
+"""The tokenizer of a GGUF file, from the vocabulary inside it.
 
     GGUFVocabulary(metadata)   the vocabulary, its special tokens and end-of-sequence ids, checked
-    .tokenizer_json()          the same as bytes for the `tokenizers` crate
+    .tokenizer()               what a tokenizer.json says beside the lists, and the lists: the same, ready to use
 
 Two kinds of vocabulary: `gpt2` (byte-level BPE, see `pretokenizer`) and `llama` (SentencePiece BPE with scores and byte
 fallback, written as Llama 2's converted tokenizer is: merges ordered by the score of what they make).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from octavo._core import StringList, Tokenizer
 from octavo.errors import ModelError
 from octavo.models.pretokenizer import PRE_TOKENIZERS
 
@@ -42,7 +43,7 @@ class GGUFVocabulary:
                 f"{origin}: GGUF tokenizer {self.model!r} is not supported (supported: gpt2, llama); "
                 "name another tokenizer with --tokenizer"
             )
-        self.tokens: list[str] = self._strings("tokens")
+        self.tokens = self._strings("tokens")
         self.types: list[int] = self._numbers("token_type", default=_NORMAL)
         self.add_bos, self.add_eos = (
             self._flag("add_bos_token", self._default_add_bos()),
@@ -54,27 +55,29 @@ class GGUFVocabulary:
     def special_tokens(self) -> dict[str, str]:
         """Special tokens under the names that chat templates use: bos_token, eos_token, …"""
         return {
-            name: self.tokens[self.special_ids[key]] for key, name in _SPECIAL_KEYS.items() if key in self.special_ids
+            name: self._token(self.special_ids[key]) for key, name in _SPECIAL_KEYS.items() if key in self.special_ids
         }
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """The file's own first, then control tokens that end a turn."""
         ids = [self.special_ids[key] for key in ("eos", "eot", "eom") if key in self.special_ids]
-        ids += [i for i, kind in enumerate(self.types) if kind == _CONTROL and self.tokens[i] in _END_OF_TURN]
+        ids += [i for i, kind in enumerate(self.types) if kind == _CONTROL and self._token(i) in _END_OF_TURN]
         return tuple(dict.fromkeys(ids))
 
-    def tokenizer_json(self) -> bytes:
+    def tokenizer(self) -> Tokenizer:
         parts = self._byte_level_bpe() if self.model == "gpt2" else self._sentencepiece()
         document = {
             "version": "1.0",
-            "truncation": None,
-            "padding": None,
             "added_tokens": self._added_tokens(),
             **parts,
             "post_processor": self._post_processor(),
         }
-        return json.dumps(document, ensure_ascii=False).encode()
+        merges = self._strings("merges") if self.model == "gpt2" else None
+        try:
+            return Tokenizer.from_lists(json.dumps(document).encode(), self.tokens, merges)
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
 
     def _get(self, key: str) -> Any:
         return self._metadata.get(f"tokenizer.ggml.{key}")
@@ -82,12 +85,17 @@ class GGUFVocabulary:
     def _damaged(self, reason: str) -> ModelError:
         return ModelError(f"{self._origin}: its tokenizer is damaged: {reason}")
 
-    def _strings(self, key: str) -> list[str]:
+    def _strings(self, key: str) -> StringList:
         values = self._get(key)
-        texts = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
-        if not texts or not all(isinstance(text, str) for text in texts):
+        if not isinstance(values, StringList) or not len(values):
             raise self._damaged(f"tokenizer.ggml.{key} is no list of strings")
-        return texts
+        return values
+
+    def _token(self, token_id: int) -> str:
+        try:
+            return self.tokens[token_id]
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
 
     def _numbers(self, key: str, default: int | None = None) -> list[Any]:
         values = self._get(key)
@@ -122,19 +130,13 @@ class GGUFVocabulary:
             ids[key] = token_id
         return ids
 
-    def _vocabulary(self) -> dict[str, int]:
-        vocabulary: dict[str, int] = {}
-        for token_id, token in enumerate(self.tokens):
-            vocabulary.setdefault(token, token_id)
-        return vocabulary
-
     def _added_tokens(self) -> list[dict[str, Any]]:
         """Tokens that are found in text before it is split. Only control tokens are hidden from decoded text."""
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         return [
             {"id": token_id, "content": token, **flags, "special": kind != _USER_DEFINED}
-            for token_id, (token, kind) in enumerate(zip(self.tokens, self.types, strict=True))
-            if token and kind in (_CONTROL, _USER_DEFINED, _UNKNOWN)
+            for token_id, kind in enumerate(self.types)
+            if kind in (_CONTROL, _USER_DEFINED, _UNKNOWN) and (token := self._token(token_id))
         ]
 
     def _post_processor(self) -> dict[str, Any] | None:
@@ -144,7 +146,7 @@ class GGUFVocabulary:
             return None
         if missing := [key for key in wanted if key not in self.special_ids]:
             raise self._damaged(f"it adds {missing[0]} to every text, but has no {missing[0]}_token_id")
-        tokens = {key: self.tokens[self.special_ids[key]] for key in wanted}
+        tokens = {key: self._token(self.special_ids[key]) for key in wanted}
 
         def around(sequence: str, type_id: int) -> list[dict[str, Any]]:
             special = {key: {"SpecialToken": {"id": token, "type_id": type_id}} for key, token in tokens.items()}
@@ -174,24 +176,15 @@ class GGUFVocabulary:
                 f"{self._origin}: GGUF pre-tokenizer {name!r} is not supported (supported: {known}); "
                 "name the original tokenizer with --tokenizer"
             )
-        vocabulary = self._vocabulary()
-        merges = []
-        for merge in self._strings("merges"):
-            cut = merge.find(" ", 1)
-            left, right = merge[:cut], merge[cut + 1 :]
-            if cut < 0 or not {left, right, left + right} <= vocabulary.keys():
-                raise self._damaged(f"the merge {merge!r} is not made of its tokens")
-            merges.append([left, right])
         return {
             "normalizer": rule.normalizer,
             "pre_tokenizer": rule.pre_tokenizer,
             "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-            "model": _bpe(vocabulary, merges, ignore_merges=rule.ignore_merges),
+            "model": _bpe(ignore_merges=rule.ignore_merges),
         }
 
     def _sentencepiece(self) -> dict[str, Any]:
-        vocabulary = self._vocabulary()
-        unknown = self.tokens[self.special_ids["unknown"]]
+        unknown = self._token(self.special_ids["unknown"])
         prepend = self._flag("add_space_prefix", True)
         normalizers: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}]
         decoders: list[dict[str, Any]] = [
@@ -206,14 +199,15 @@ class GGUFVocabulary:
             "normalizer": {"type": "Sequence", "normalizers": normalizers},
             "pre_tokenizer": None,
             "decoder": {"type": "Sequence", "decoders": decoders},
-            "model": _bpe(
-                vocabulary, self._merges_by_score(vocabulary), unk_token=unknown, fuse_unk=True, byte_fallback=True
-            ),
+            "model": _bpe(merges=self._merges_by_score(), unk_token=unknown, fuse_unk=True, byte_fallback=True),
         }
 
-    def _merges_by_score(self, vocabulary: dict[str, int]) -> list[list[str]]:
+    def _merges_by_score(self) -> list[list[str]]:
         """Every way to make a token of two others, best score of the made token first: SentencePiece's order."""
         scores = self._numbers("scores")
+        vocabulary: dict[str, int] = {}
+        for token_id in range(len(self.tokens)):
+            vocabulary.setdefault(self._token(token_id), token_id)
         mergeable = {t for t, i in vocabulary.items() if self.types[i] in (_NORMAL, _USER_DEFINED, _UNUSED)}
         ranked: list[tuple[float, int, int, str, str]] = []
         for token in mergeable:
@@ -225,23 +219,19 @@ class GGUFVocabulary:
 
 
 def _bpe(
-    vocabulary: dict[str, int],
-    merges: list[list[str]],
     *,
+    merges: list[list[str]] | None = None,
     unk_token: str | None = None,
     fuse_unk: bool = False,
     byte_fallback: bool = False,
     ignore_merges: bool = False,
 ) -> dict[str, Any]:
+    """Without the vocabulary, and without merges that the file lists itself."""
     return {
         "type": "BPE",
-        "dropout": None,
         "unk_token": unk_token,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
         "fuse_unk": fuse_unk,
         "byte_fallback": byte_fallback,
         "ignore_merges": ignore_merges,
-        "vocab": vocabulary,
         "merges": merges,
     }

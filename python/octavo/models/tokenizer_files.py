@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from octavo._core import Tokenizer
+from octavo.errors import ModelError
 from octavo.models import folder as folders
 from octavo.models.gguf import GGUFFile
 from octavo.models.tokenizer import GGUFVocabulary
@@ -16,9 +18,7 @@ from octavo.models.tokenizer import GGUFVocabulary
 class TokenizerFiles(Protocol):
     """Every read raises ModelError for files that are missing or damaged."""
 
-    @property
-    def json(self) -> bytes:
-        """A complete tokenizer.json."""
+    def tokenizer(self) -> Tokenizer: ...
 
     @property
     def chat_template(self) -> str | None: ...
@@ -35,9 +35,11 @@ class FolderTokenizer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    @cached_property
-    def json(self) -> bytes:
-        return folders.tokenizer_json(self._folder)
+    def tokenizer(self) -> Tokenizer:
+        try:
+            return Tokenizer.from_json(folders.tokenizer_json(self._folder))
+        except ValueError as error:
+            raise ModelError(f"{self._folder}: the tokenizer cannot be used: {error}") from None
 
     @cached_property
     def chat_template(self) -> str | None:
@@ -61,9 +63,8 @@ class GGUFTokenizer:
     def _vocabulary(self) -> GGUFVocabulary:
         return GGUFVocabulary(self._file.metadata, str(self._file.path))
 
-    @cached_property
-    def json(self) -> bytes:
-        return self._vocabulary.tokenizer_json()
+    def tokenizer(self) -> Tokenizer:
+        return self._vocabulary.tokenizer()
 
     @property
     def chat_template(self) -> str | None:

@@ -65,10 +65,7 @@ def open_texts(prepared: Prepared, server: ServerConfig) -> tuple[Tokenizer | No
     if checkpoint is None:
         return None, None
     source = source if source is not None else checkpoint.chat_template
-    try:
-        tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
-    except ValueError as error:
-        raise ModelError(f"{checkpoint.source.name}: the tokenizer cannot be used: {error}") from None
+    tokenizer = checkpoint.tokenizer()
     try:
         return tokenizer, None if source is None else ChatTemplate(source, checkpoint.special_tokens)
     except TemplateError as error:

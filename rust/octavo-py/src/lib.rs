@@ -38,7 +38,7 @@ mod _core {
     #[pymodule_export]
     use crate::sampling::Sampling;
     #[pymodule_export]
-    use crate::tokenizer::Tokenizer;
+    use crate::tokenizer::{StringList, Tokenizer};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -2,10 +2,39 @@
 
 use std::sync::Arc;
 
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::buffers::Access;
 use crate::errors::{detached, invalid};
+
+#[pyclass(frozen, module = "octavo._core")]
+pub struct StringList(octavo_text::StringList);
+
+#[pymethods]
+impl StringList {
+    #[new]
+    fn new(file: &Bound<'_, PyAny>, start: usize, count: usize) -> PyResult<Self> {
+        let file = Access::default().read::<u8>("file", file)?;
+        let list = octavo_text::StringList::read(file.slice(), start, count);
+        Ok(Self(list.ok_or_else(|| invalid("the file ends inside a list of strings"))?))
+    }
+
+    #[getter]
+    fn num_bytes(&self) -> usize {
+        self.0.num_bytes()
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+
+    fn __getitem__(&self, index: usize) -> PyResult<&str> {
+        let text = self.0.get(index).ok_or_else(|| PyIndexError::new_err("no such string"))?;
+        text.map_err(invalid)
+    }
+}
 
 #[pyclass(frozen, module = "octavo._core")]
 pub struct Tokenizer(pub Arc<octavo_text::Tokenizer>);
@@ -16,6 +45,17 @@ impl Tokenizer {
     fn from_json(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
         let tokenizer = detached(py, || octavo_text::Tokenizer::from_json(data))?.map_err(invalid)?;
         Ok(Self(Arc::new(tokenizer)))
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (document, tokens, merges = None))]
+    fn from_lists(py: Python<'_>, document: &[u8], tokens: &StringList, merges: Option<&StringList>) -> PyResult<Self> {
+        let open = || octavo_text::Tokenizer::from_lists(document, &tokens.0, merges.map(|list| &list.0));
+        Ok(Self(Arc::new(detached(py, open)?.map_err(invalid)?)))
+    }
+
+    fn to_json(&self, py: Python<'_>) -> PyResult<String> {
+        detached(py, || self.0.to_json())?.map_err(invalid)
     }
 
     #[getter]

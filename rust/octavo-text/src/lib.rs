@@ -1,14 +1,16 @@
 //! Text to tokens and back: tokenizer, incremental detokenizer, stop strings, and the front end which speaks frames.
 //!
 //! In the order of a request's life: `request` and `sampling` (what is asked, checked) → `frontend` (its number, its
-//! way to the engine and back) → `tokenize` → … the engine … → `choice` (one of its n answers), which calls `detokenize`
+//! way to the engine and back) → `tokenize` (opened by `vocabulary`, from `strings` of a GGUF file) → … the engine … → `choice` (one of its n answers), which calls `detokenize`
 //! and `stop` → `event` (what the caller sees).
 
 mod request;
 mod sampling;
 
 mod frontend;
+mod strings;
 mod tokenize;
+mod vocabulary;
 
 mod choice;
 mod detokenize;
@@ -22,4 +24,5 @@ pub use frontend::Frontend;
 pub use request::{Limits, Prompt, Request};
 pub use sampling::{InvalidParam, Sampling, SamplingOptions};
 pub use stop::{StopMatcher, StopStrings};
+pub use strings::StringList;
 pub use tokenize::{Tokenizer, TokenizerError};

@@ -1,6 +1,9 @@
-//! A Hugging Face `tokenizer.json`, and the table of the bytes that each of its tokens stands for.
+//! A tokenizer, and the table of the bytes that each of its tokens stands for.
 
 use serde_json::Value;
+
+use crate::strings::StringList;
+use crate::vocabulary;
 
 /// Token ids past this are no vocabulary; it bounds the table's memory against a file which claims them.
 const MAX_TOKEN_ID: u32 = (1 << 24) - 1;
@@ -9,7 +12,7 @@ const SEPARATOR: char = '▁';
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenizerError {
-    #[error("not a usable tokenizer.json: {0}")]
+    #[error("not a usable tokenizer: {0}")]
     File(String),
     #[error("unknown token id {0}")]
     UnknownToken(u32),
@@ -53,10 +56,26 @@ pub(crate) enum Kind {
 impl Tokenizer {
     /// Truncation and padding that the file may ask for are left off: a prompt is refused, never cut in silence.
     pub fn from_json(data: &[u8]) -> Result<Self, TokenizerError> {
+        Self::new(vocabulary::from_json(data)?)
+    }
+
+    /// `document` is a tokenizer.json of a BPE model without `vocab`: token `i` is string `i` of `tokens`. `merges` are
+    /// pairs with a space between; `None` when the document has them.
+    pub fn from_lists(
+        document: &[u8],
+        tokens: &StringList,
+        merges: Option<&StringList>,
+    ) -> Result<Self, TokenizerError> {
+        Self::new(vocabulary::from_lists(document, tokens, merges)?)
+    }
+
+    /// A complete tokenizer.json.
+    pub fn to_json(&self) -> Result<String, TokenizerError> {
+        self.inner.to_string(false).map_err(|error| TokenizerError::Failed(error.to_string()))
+    }
+
+    fn new(inner: tokenizers::Tokenizer) -> Result<Self, TokenizerError> {
         let file_error = |error: &dyn std::fmt::Display| TokenizerError::File(error.to_string());
-        let mut inner = tokenizers::Tokenizer::from_bytes(data).map_err(|error| file_error(&error))?;
-        inner.with_truncation(None).map_err(|error| file_error(&error))?;
-        inner.with_padding(None);
         let decoder = serde_json::to_value(inner.get_decoder()).map_err(|error| file_error(&error))?;
         let mut tokenizer = Self {
             decoding: classify(&decoder),
