@@ -15,7 +15,7 @@ from null_pair import DEADLINE, greedy
 
 from octavo._core import Accepted, Delta, Failed, Frontend
 from octavo.config import EngineConfig, ModelConfig, SchedulerConfig
-from octavo.engine.process import EngineProcess
+from octavo.engine.spawn import EngineProcess
 from octavo.engine.start import NO_MODEL, EngineStart, prepare
 
 # A step takes a while, so that a long request still runs when its first token has come.
@@ -150,7 +150,7 @@ PARENT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from test_process import START
-from octavo.engine.process import EngineProcess
+from octavo.engine.spawn import EngineProcess
 process = EngineProcess(START)
 print(process.pid, flush=True)
 sys.stdin.read()

@@ -3,22 +3,21 @@
 import sys
 
 import msgspec
-import uvloop
 
 from octavo.config import EngineConfig, ServerConfig
 from octavo.errors import OctavoError
-from octavo.server.app import serve
+from octavo.server.launch import launch
 
 
-class Launch(msgspec.Struct):
+class Options(msgspec.Struct):
     engine: EngineConfig
     server: ServerConfig
 
 
 def main() -> int:
-    launch = msgspec.json.decode(sys.argv[1], type=Launch)
+    options = msgspec.json.decode(sys.argv[1], type=Options)
     try:
-        return uvloop.run(serve(launch.engine, launch.server))
+        return launch(options.engine, options.server)
     except OctavoError as error:
         print(f"octavo: error: {error}", file=sys.stderr)
         return 1

@@ -81,7 +81,7 @@ def running_server(
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the server was not ready after {ready_within:.0f} s")
             with contextlib.suppress(subprocess.TimeoutExpired):
-                raise ServerEnded(process.wait(timeout=0.1))
+                raise ServerEnded(process.wait(timeout=0.02))
         yield server
     finally:
         if process.poll() is None:

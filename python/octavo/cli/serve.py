@@ -13,11 +13,9 @@ def run(command: str, words: list[str]) -> int:
     config, server = to_configs(values, os.environ)
 
     # Only now, so that help and usage errors do not wait for the server's imports.
-    import uvloop
+    from octavo.server.launch import launch
 
-    from octavo.server.app import serve
-
-    return uvloop.run(serve(config, server))
+    return launch(config, server)
 
 
 def serve_values(words: list[str]) -> Values:

@@ -1,13 +1,12 @@
-"""The server's life: plan → listen → engine → routes → ready → drain → end.
+"""The server's life once its engine has begun (`launch`): texts → routes → ready → drain → end.
 
-`serve` is all that the command line calls. Whatever happens in between, no engine process is left behind.
+Whatever happens in between, no engine process is left behind.
 """
 
 import asyncio
 import contextlib
 import gc
 import logging
-import resource
 import signal
 import sys
 import time
@@ -17,8 +16,9 @@ from aiohttp import web
 
 import octavo
 from octavo._core import Tokenizer
-from octavo.config import EngineConfig, ServerConfig
-from octavo.engine.start import Prepared, prepare
+from octavo.config import ServerConfig
+from octavo.engine.spawn import EngineProcess
+from octavo.engine.start import Prepared
 from octavo.errors import ModelError, TemplateError
 from octavo.server.connections import CONNECTIONS
 from octavo.server.errors import OnlyOurErrors
@@ -33,32 +33,21 @@ from octavo.server.template import ChatTemplate, load_chat_template
 
 logger = logging.getLogger(__name__)
 
+Texts = tuple[Tokenizer | None, ChatTemplate | None]
+
 ABORT_SECONDS = 2.0
 """What aborted streams get to tell their clients, at the end of a shutdown."""
 
 
-async def serve(config: EngineConfig, server: ServerConfig) -> int:
-    """Serves until a signal; returns the exit code. Raises OctavoError for what the user can put right."""
-    began = time.monotonic()
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+async def serve(
+    prepared: Prepared, engine: EngineProcess, server: ServerConfig, listener: Listener, texts: Texts, began: float
+) -> int:
+    """Serves until a signal; returns the exit code. `engine` has begun with `prepared.start`."""
     logging.getLogger("aiohttp.server").addFilter(OnlyOurErrors())
-    # Nothing runs on the loop yet: let Ctrl-C interrupt a download as in any program.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    # A connection is a descriptor; the usual limit of 1,024 is what would refuse clients first.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    listener = Listener(server)
-    try:
-        prepared = prepare(config)
-        tokenizer, template = open_texts(prepared, server)
-        if config.backend == "model":
-            print(prepared.start.memory.describe(), flush=True)
-        return await Server(prepared, server, listener, tokenizer, template, began).run()
-    finally:
-        listener.close()
+    return await Server(prepared, engine, server, listener, texts, began).run()
 
 
-def open_texts(prepared: Prepared, server: ServerConfig) -> tuple[Tokenizer | None, ChatTemplate | None]:
+def open_texts(prepared: Prepared, server: ServerConfig) -> Texts:
     """Raises ModelError for a tokenizer or a template that cannot be used."""
     checkpoint = prepared.checkpoint
     source = load_chat_template(server.chat_template) if server.chat_template is not None else None
@@ -87,13 +76,14 @@ class Server:
     def __init__(
         self,
         prepared: Prepared,
+        process: EngineProcess,
         config: ServerConfig,
         listener: Listener,
-        tokenizer: Tokenizer | None,
-        template: ChatTemplate | None,
+        texts: Texts,
         began: float,
     ) -> None:
         start = prepared.start
+        tokenizer, template = texts
         engine = start.config
         self.config = config
         self.listener = listener
@@ -111,7 +101,7 @@ class Server:
                 "gpu_memory_utilization": engine.cache.gpu_memory_utilization,
             },
         )
-        self.supervisor = Supervisor(start, tokenizer, metrics, stall_timeout=config.stall_timeout)
+        self.supervisor = Supervisor(start, process, tokenizer, metrics, stall_timeout=config.stall_timeout)
         generation = {} if prepared.checkpoint is None else prepared.checkpoint.generation_config
         self.service = Service(
             client=self.supervisor.client,
@@ -174,9 +164,10 @@ class Server:
         make_protocol, connections = cast(web.Server, runner.server), app[CONNECTIONS]
         self.listener.listen(lambda: connections.opened(make_protocol()))
         self.connections = connections
-        # What was made while starting stays; the collector need not look at it again in the middle of a stream.
-        gc.collect()
+        # What was made while starting stays; the collector need not look at it again in the middle of a stream. To
+        # collect first would take 20 ms, and find little: `launch` kept the collector off.
         gc.freeze()
+        gc.enable()
         seconds = time.monotonic() - self.began
         name = ", ".join(self.service.names)
         print(

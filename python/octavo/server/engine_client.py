@@ -158,6 +158,8 @@ class EngineClient:
         self.last_report = time.monotonic()
         """When the engine last showed that it moves."""
         self._last_time = 0.0
+        self.news = asyncio.Event()
+        """Set whenever the front end has said something, its engine's ready report included."""
 
     def attach(self) -> None:
         asyncio.get_running_loop().add_reader(self.frontend.fileno(), self.dispatch)
@@ -187,6 +189,7 @@ class EngineClient:
         for stream in touched.values():
             stream.wake()
         self.observe(now)
+        self.news.set()
 
     def observe(self, now: float) -> Stats | None:
         """Notes the engine's newest state, and that it moves."""

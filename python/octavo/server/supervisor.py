@@ -15,7 +15,7 @@ import time
 from collections import deque
 
 from octavo._core import Frontend, Tokenizer
-from octavo.engine.process import EngineProcess
+from octavo.engine.spawn import EngineProcess
 from octavo.engine.start import EngineStart
 from octavo.server.engine_client import EngineClient
 from octavo.server.health import EngineState, Health
@@ -27,8 +27,8 @@ MAX_DEATHS = 5
 DEATH_WINDOW = 60.0
 """This many deaths within so many seconds, and the server gives up."""
 LONGEST_BACKOFF = 8.0
-READY_POLL = 0.02
-"""Seconds between looks at the engine's ready report, while it loads."""
+LOOK_AGAIN = 0.1
+"""Seconds between looks whether an engine that loads has died: its report comes as news of the front end."""
 TICK = 1.0
 SAID_WHY = 1
 """The engine's exit status after a line on stderr."""
@@ -42,11 +42,17 @@ class EngineFailed(Exception):
 
 class Supervisor:
     def __init__(
-        self, start: EngineStart, tokenizer: Tokenizer | None, metrics: Metrics, *, stall_timeout: float
+        self,
+        start: EngineStart,
+        process: EngineProcess,
+        tokenizer: Tokenizer | None,
+        metrics: Metrics,
+        *,
+        stall_timeout: float,
     ) -> None:
-        """Spawns the first engine. Use it on the event loop only."""
+        """`process` is the first engine, which has begun with `start`. Use the supervisor on the event loop only."""
         self.start = start
-        self.process = EngineProcess(start)
+        self.process = process
         frontend = Frontend(
             self.process.endpoint(),
             tokenizer,
@@ -92,7 +98,9 @@ class Supervisor:
             status = self.process.poll()
             if status is not None:
                 return status
-            await asyncio.sleep(READY_POLL)
+            self.client.news.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.client.news.wait(), LOOK_AGAIN)
         self.health.engine = EngineState.SERVING
         return None
 
