@@ -6,6 +6,7 @@ import pytest
 
 from octavo.errors import ModelError
 from octavo.models.registry import spec_for, supported_architectures
+from octavo.models.rope import inverse_frequencies
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -25,7 +26,7 @@ def test_defaults() -> None:
     assert spec.windows == (0, 0)
     assert not spec.tied_head
     assert spec.rope.rotary_dim == 16
-    assert spec.rope.inverse_frequencies[0] == 1.0
+    assert inverse_frequencies(spec.rope)[0] == 1.0
 
 
 @pytest.mark.parametrize("key", ["rope_type", "type"])
@@ -33,7 +34,7 @@ def test_older_rope_spelling(key: str) -> None:
     scaled = spec_for({**LLAMA, "rope_theta": 5e5, "rope_scaling": {key: "linear", "factor": 4.0}})
     newer = {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5}
     assert scaled == spec_for({**LLAMA, "rope_parameters": newer})
-    assert scaled.rope.inverse_frequencies[0] == 0.25
+    assert inverse_frequencies(scaled.rope)[0] == 0.25
 
 
 def test_windows_of_qwen() -> None:

@@ -17,7 +17,7 @@ from octavo.engine.machine import multiplies_bfloat16
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint
 from octavo.models.layout import Dtype, Parameter, parameter_bytes, parameters, workspace_bytes
-from octavo.models.native_weights import ENCODINGS, FLOATS, native_bytes
+from octavo.models.native_format import ENCODINGS, FLOATS, native_bytes
 from octavo.models.spec import DecoderSpec
 
 ExecutorName = Literal["native", "torch", "none"]

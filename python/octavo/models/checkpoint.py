@@ -5,10 +5,10 @@
 Opening reads headers and small JSON files, no weights and no torch: the API process opens a checkpoint too.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from __future__ import annotations
 
-from numpy.typing import NDArray
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from octavo._core import Tokenizer
 from octavo.errors import ModelError
@@ -19,6 +19,9 @@ from octavo.models.safetensors import SafetensorsWeights
 from octavo.models.source import Source
 from octavo.models.tensor import StoredTensor, TensorInfo, Weights
 from octavo.models.tokenizer_files import FolderTokenizer, GGUFTokenizer, TokenizerFiles
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
 

@@ -4,13 +4,16 @@ Numbers and sizes as in https://github.com/ggml-org/ggml/blob/master/include/ggm
 is only imported by `dequantise`, for the torch executor.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from octavo.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)

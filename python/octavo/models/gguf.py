@@ -5,20 +5,23 @@ which are most of a header, stay encoded: the tokenizer takes SmolLM2's 49,152 t
 the engine needs none of them. `gguf_model` turns the result into a Hugging Face config and names.
 """
 
+from __future__ import annotations
+
 import math
 import mmap
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from octavo._core import StringList
 from octavo.errors import ModelError
 from octavo.models.ggml import TYPES, TensorType, dequantise
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
@@ -65,6 +68,8 @@ class GGUFFile:
 
     def rows(self, name: str) -> NDArray[np.uint8]:
         """The stored bytes of tensor `name`, one row for each row of the tensor: uint8[rows, bytes a row]."""
+        import numpy as np  # not needed by who only plans: 50 ms
+
         tensor = self.tensors[name]
         data = np.frombuffer(self._map, dtype=np.uint8, count=tensor.nbytes, offset=tensor.offset)
         return data.reshape(*tensor.shape[:-1], -1)

@@ -7,17 +7,19 @@ llama.cpp stores q and k of the llama architecture with the two halves of every 
 kernel: `read` puts rows back, `stored` says so.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from octavo.errors import ModelError
 from octavo.models.gguf import GGUFFile
 from octavo.models.tensor import StoredTensor, TensorInfo
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _ARCHITECTURES = {
     "llama": ("LlamaForCausalLM", "llama"),
@@ -153,6 +155,8 @@ def _rope_scaling(file: GGUFFile, metadata: _Metadata, config: dict[str, Any]) -
 
 def _llama3_scaling(file: GGUFFile, config: dict[str, Any]) -> dict[str, Any]:
     """Llama 3's rope parameters, found again from the per-frequency factors that the file keeps."""
+    import numpy as np  # not needed by most models: 50 ms
+
     head_dim, length = config["head_dim"], _LLAMA3_ROPE["original_max_position_embeddings"]
     low, high = _LLAMA3_ROPE["low_freq_factor"], _LLAMA3_ROPE["high_freq_factor"]
     stored = np.asarray(file.read(_ROPE_FACTORS), dtype=np.float64).ravel()

@@ -1,6 +1,7 @@
 """Rotary frequencies from a config: default, linear, llama3 and YaRN scaling.
 
     rope_spec(config, head_dim) -> RopeSpec
+    inverse_frequencies(rope)
     cos_sin_table(rope, length)              what the kernels read
 
 Computed in float32 step by step, because the models were trained with float32 frequencies: at position 8,000 a
@@ -9,18 +10,18 @@ frequency that is more exact turns the fastest pairs by a visible angle.
 
 import math
 from collections.abc import Mapping
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from octavo.errors import ModelError
 from octavo.models.config_reader import ConfigReader
 from octavo.models.spec import RopeSpec
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 TABLE_ROWS = 1024
 SUPPORTED = ("default", "linear", "llama3", "yarn")
-
-Frequencies = NDArray[np.float32]
 
 
 def rope_spec(config: ConfigReader, head_dim: int) -> RopeSpec:
@@ -37,28 +38,48 @@ def rope_spec(config: ConfigReader, head_dim: int) -> RopeSpec:
     for source in (config, scaling):
         source.only("partial_rotary_factor", 1.0)
     theta = scaling.number("rope_theta", config.number("rope_theta", 10000.0))
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    wavelengths: Frequencies = np.float32(theta) ** exponents
-    magnitude = 1.0
     if kind == "linear":
-        frequencies = (np.float32(1) / wavelengths) / np.float32(scaling.number("factor"))
-    elif kind == "llama3":
-        frequencies = _llama3(np.float32(1) / wavelengths, scaling, config)
-    elif kind == "yarn":
-        frequencies, magnitude = _yarn(wavelengths, theta, head_dim, scaling, config)
-    else:
-        frequencies = np.float32(1) / wavelengths
-    return RopeSpec(inverse_frequencies=tuple(float(f) for f in frequencies), magnitude=magnitude)
+        return RopeSpec(head_dim, theta, "linear", factor=scaling.number("factor"))
+    if kind == "llama3":
+        return _llama3(theta, head_dim, scaling, config)
+    if kind == "yarn":
+        return _yarn(theta, head_dim, scaling, config)
+    return RopeSpec(head_dim, theta)
 
 
-def cos_sin_table(rope: RopeSpec, length: int) -> NDArray[np.float32]:
+def inverse_frequencies(rope: RopeSpec) -> "NDArray[np.float32]":
+    """Radians a position, one for each rotated pair, scaled."""
+    # The process that plans needs no table, and no NumPy: 50 ms.
+    import numpy as np
+
+    exponents = np.arange(0, rope.rotary_dim, 2, dtype=np.float32) / np.float32(rope.rotary_dim)
+    wavelengths: NDArray[np.float32] = np.float32(rope.theta) ** exponents
+    one = np.float32(1)
+    frequencies, factor = one / wavelengths, np.float32(rope.factor)
+    low, width = np.float32(rope.low), np.float32(rope.high - rope.low)
+    if rope.kind == "linear":
+        frequencies = frequencies / factor
+    elif rope.kind == "llama3":
+        turns = np.float32(rope.original_length) * frequencies / np.float32(2 * math.pi)
+        smooth = np.clip((turns - low) / width, 0, 1).astype(np.float32)
+        frequencies = (one - smooth) * frequencies / factor + smooth * frequencies
+    elif rope.kind == "yarn":
+        ramp = np.clip((np.arange(rope.rotary_dim // 2, dtype=np.float32) - low) / width, 0, 1)
+        kept = (one - ramp).astype(np.float32)
+        frequencies = one / (factor * wavelengths) * (one - kept) + frequencies * kept
+    return frequencies
+
+
+def cos_sin_table(rope: RopeSpec, length: int) -> "NDArray[np.float32]":
     """f32 [length, rotary_dim]: cosines in the first half of a row, sines in the second.
 
     Angles are rounded to float32 as in the models' training code; only the functions are taken in double precision.
     """
+    import numpy as np
+
     half = rope.rotary_dim // 2
     table = np.empty((length, rope.rotary_dim), dtype=np.float32)
-    frequencies = np.array(rope.inverse_frequencies, dtype=np.float32)
+    frequencies = inverse_frequencies(rope)
     # In pieces: what stands in double precision stays small beside the table.
     for start in range(0, length, TABLE_ROWS):
         rows = table[start : start + TABLE_ROWS]
@@ -76,21 +97,17 @@ def _original_length(scaling: ConfigReader, config: ConfigReader) -> int:
     return config.integer("max_position_embeddings")
 
 
-def _llama3(frequencies: Frequencies, scaling: ConfigReader, config: ConfigReader) -> Frequencies:
+def _llama3(theta: float, dim: int, scaling: ConfigReader, config: ConfigReader) -> RopeSpec:
     """Llama 3.1: slow frequencies divided by `factor`, fast ones kept, those between interpolated."""
-    factor = np.float32(scaling.number("factor"))
+    factor = scaling.number("factor")
     low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
     if high <= low:
         raise ModelError(f"rope: high_freq_factor {high} must be larger than low_freq_factor {low}")
-    turns = np.float32(_original_length(scaling, config)) * frequencies / np.float32(2 * math.pi)
-    smooth = np.clip((turns - np.float32(low)) / np.float32(high - low), 0, 1).astype(np.float32)
-    blended: Frequencies = (np.float32(1) - smooth) * frequencies / factor + smooth * frequencies
-    return blended
+    length = _original_length(scaling, config)
+    return RopeSpec(dim, theta, "llama3", factor=factor, low=low, high=high, original_length=length)
 
 
-def _yarn(
-    wavelengths: Frequencies, theta: float, dim: int, scaling: ConfigReader, config: ConfigReader
-) -> tuple[Frequencies, float]:
+def _yarn(theta: float, dim: int, scaling: ConfigReader, config: ConfigReader) -> RopeSpec:
     """YaRN (arXiv 2309.00071): a linear ramp between kept and divided frequencies, and a scale on attention."""
     length = _original_length(scaling, config)
     factor = scaling.number("factor", config.integer("max_position_embeddings") / length)
@@ -104,17 +121,14 @@ def _yarn(
     low, high = max(low, 0), min(high, dim - 1)
     if low == high:
         high += 0.001
-    ramp = np.clip((np.arange(dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
-    kept = (np.float32(1) - ramp).astype(np.float32)
-    divided = np.float32(1) / (np.float32(factor) * wavelengths)
-    frequencies: Frequencies = divided * (np.float32(1) - kept) + np.float32(1) / wavelengths * kept
     if scaling.get("attention_factor") is not None:
-        return frequencies, scaling.number("attention_factor")
-    magnitude = _yarn_magnitude(factor, 1.0)
-    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
-        magnitude = _yarn_magnitude(factor, scaling.number("mscale"))
-        magnitude /= _yarn_magnitude(factor, scaling.number("mscale_all_dim"))
-    return frequencies, magnitude
+        magnitude = scaling.number("attention_factor")
+    else:
+        magnitude = _yarn_magnitude(factor, 1.0)
+        if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+            magnitude = _yarn_magnitude(factor, scaling.number("mscale"))
+            magnitude /= _yarn_magnitude(factor, scaling.number("mscale_all_dim"))
+    return RopeSpec(dim, theta, "yarn", factor=factor, low=low, high=high, magnitude=magnitude)
 
 
 def _yarn_magnitude(factor: float, weight: float) -> float:

@@ -1,6 +1,6 @@
 """What a decoder is, as data: the executors read a `DecoderSpec`, never a Hugging Face config.
 
-    RopeSpec      rotary frequencies, with any scaling already applied
+    RopeSpec      rotary frequencies, and how they are scaled
     DecoderSpec   sizes and switches of a decoder-only transformer
 
 No torch here: the memory plan and the native executor read the same structs.
@@ -10,20 +10,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 Activation = Literal["silu"]
+RopeKind = Literal["default", "linear", "llama3", "yarn"]
 
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """Rotary position embedding of the halves of each head (Llama's layout)."""
+    """Rotary position embedding of the halves of each head (Llama's layout); `rope` computes its frequencies."""
 
-    inverse_frequencies: tuple[float, ...]
-    """Radians a position, one for each rotated pair; heads longer than twice this keep their other dimensions."""
+    rotary_dim: int
+    """Twice the rotated pairs; heads longer than this keep their other dimensions."""
+    theta: float
+    kind: RopeKind = "default"
+    factor: float = 1.0
+    """What `kind` divides slow frequencies by."""
+    low: float = 0.0
+    high: float = 0.0
+    """The ends of the ramp between divided and kept: llama3's turns in the original length, yarn's pairs."""
+    original_length: int = 0
     magnitude: float = 1.0
     """Factor on cosines and sines (YaRN's attention factor)."""
-
-    @property
-    def rotary_dim(self) -> int:
-        return 2 * len(self.inverse_frequencies)
 
 
 @dataclass(frozen=True, slots=True)
