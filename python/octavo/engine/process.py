@@ -12,6 +12,7 @@ import threading
 
 import msgspec
 
+import octavo.engine.quiet_numpy  # noqa: F401  before all that imports NumPy
 from octavo._core import Endpoint
 from octavo.engine import loop
 from octavo.engine.build import build_engine
