@@ -186,7 +186,7 @@ unsafe fn quantise_block<S: Simd>(simd: S, from: *const f32, to: *mut Coded) {
         simd.store_i8(codes.add(LANES), second);
         let half_sum = simd.sum(first);
         let sum = half_sum + simd.sum(second);
-        (&raw mut (*to).scale).write(scale + (sum - sum));
+        (&raw mut (*to).scale).write(scale + 0.0 * sum);
         (&raw mut (*to).scaled_sum).write(scale * sum);
         (&raw mut (*to).negative_sum).write(-sum as i32);
         (&raw mut (*to).negative_half).write(-half_sum as i32);
