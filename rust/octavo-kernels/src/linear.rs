@@ -22,6 +22,7 @@ mod quantise;
 mod quantised;
 
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::str::FromStr;
 
@@ -318,7 +319,7 @@ impl Linear {
             let (strips, tokens) = shares.share(index);
             let mut begin = strips.start;
             while begin < strips.end {
-                let end = strips.end.min(begin + BLOCK / LANES);
+                let end = strips.end.min(begin + GATED / LANES);
                 for first in tokens.clone().step_by(GATED_TOKENS) {
                     let tokens = first..tokens.end.min(first + GATED_TOKENS);
                     kernels.run(Gated {
@@ -336,8 +337,11 @@ impl Linear {
     }
 }
 
-/// Rows of a gated product whose gate and up are kept until they meet: 2 · 48 · 128 bytes.
+/// Rows of a gated product whose gate and up are kept until they meet: 2 · 48 · 256 bytes.
 const GATED_TOKENS: usize = 48;
+
+/// Their columns: what the widest register tiles take.
+const GATED: usize = 2 * BLOCK;
 
 /// About half of the second-level caches of today.
 const TOKENS_CACHE: usize = 512 << 10;
@@ -376,8 +380,12 @@ impl Part {
     /// strips pass by.
     fn shares(&self, threads: usize, tokens: usize) -> Shares {
         let strips = self.strips();
-        let shares_a_thread = if tokens <= TOKENS_TOGETHER { 4 } else { 8 };
-        let strips_a_share = (strips / (threads * shares_a_thread)).clamp(1, 16).next_multiple_of(2);
+        let strips_a_share = if self.format.is_quantised() {
+            let shares_a_thread = if tokens <= TOKENS_TOGETHER { 4 } else { 8 };
+            (strips / (threads * shares_a_thread)).clamp(1, 16).next_multiple_of(2)
+        } else {
+            float::strips_a_share(strips, threads, tokens)
+        };
         let token_bytes = Activations::token_bytes(self.columns, self.format.is_quantised());
         let tokens_a_share = (TOKENS_CACHE / token_bytes / TOKENS_TOGETHER * TOKENS_TOGETHER).max(TOKENS_TOGETHER);
         Shares { strips, tokens, strips_a_share, tokens_a_share }
@@ -405,7 +413,7 @@ impl Kernel for Item<'_> {
     }
 }
 
-/// A pair of strips of gate and up: a block of the outputs.
+/// Strips of gate and up: one or two blocks of the outputs.
 struct Gated<'a> {
     parts: [&'a Part; 2],
     biases: [&'a [f32]; 2],
@@ -421,21 +429,23 @@ impl Kernel for Gated<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let first = self.strips.start * LANES;
-        let mut products = [[0.0_f32; GATED_TOKENS * BLOCK]; 2];
+        let mut products = [const { MaybeUninit::<[f32; GATED_TOKENS * GATED]>::uninit() }; 2];
         for ((part, bias), product) in self.parts.iter().zip(self.biases).zip(&mut products) {
-            let out = Output { pointer: product.as_mut_ptr(), stride: BLOCK, add: false };
+            let out = Output { pointer: product.as_mut_ptr().cast(), stride: GATED, add: false };
+            // SAFETY: there are GATED_TOKENS rows of GATED.
+            unsafe { out.pointer.write_bytes(0, self.tokens.len() * GATED) };
             let bias = bias.get(first..).unwrap_or(&[]);
             Item { part, strips: self.strips.clone(), tokens: self.tokens.clone(), input: self.input, out, bias }
                 .run(simd);
         }
-        let columns = self.out.columns().min(first + BLOCK) - first;
+        let columns = self.out.columns().min(self.strips.end * LANES) - first;
         for (index, token) in self.tokens.clone().enumerate() {
             // SAFETY: this block of `out` is this thread's, and its rows are padded to whole blocks. The products have
-            // a block a token.
+            // as many columns.
             unsafe {
                 let row = self.out.row(token).add(first);
-                let [gate, up] = [0, 1].map(|which: usize| products[which].as_ptr().add(index * BLOCK));
-                for lane in (0..BLOCK).step_by(LANES) {
+                let [gate, up] = [0, 1].map(|which: usize| products[which].as_ptr().cast::<f32>().add(index * GATED));
+                for lane in (0..columns).step_by(LANES) {
                     let x = simd.load(gate.add(lane));
                     let value = simd.mul(simd.mul(x, simd.sigmoid(x)), simd.load(up.add(lane)));
                     simd.store(row.add(lane), value);

@@ -121,6 +121,9 @@ pub(crate) trait Simd: Copy {
 
     /// Asks for a cache line, which need not exist.
     fn prefetch(self, from: *const u8);
+    /// The same into the second level alone, for what is needed later.
+    #[inline(always)]
+    fn prefetch_far(self, _from: *const u8) {}
 
     /// # Safety
     /// 64 bytes are readable at `from`.
@@ -164,7 +167,7 @@ pub(crate) trait Simd: Copy {
     fn dots_bf16(self) -> bool {
         false
     }
-    /// `call`, with that instruction enabled.
+    /// `call`, with `dot_bf16`'s instruction enabled.
     #[inline(always)]
     fn call_bf16<K: Kernel>(self, kernel: K) -> K::Output {
         self.call(kernel)

@@ -32,8 +32,14 @@ const WIDE: usize = 2 * STRIPS;
 /// Steps of rounded input that there is room for, of all tokens together.
 const ROUNDED: usize = TOKENS * LINES;
 
-/// Widening costs as much as a pass over the weights, and saves it in every tile but the first.
-const WIDEN_FROM: usize = 2 * MOST_ROWS + 1;
+/// Strips for a thread at a time: as many as a tile takes, unless that leaves threads without any.
+pub(super) fn strips_a_share(strips: usize, threads: usize, tokens: usize) -> usize {
+    match strips * tokens.div_ceil(TOKENS) / (threads * 4) {
+        0..3 => 2,
+        3..7 => STRIPS,
+        _ => WIDE,
+    }
+}
 
 /// # Safety
 /// The item's output is writable; its weights are floats.
@@ -69,7 +75,7 @@ impl Kernel for RoundedProduct<'_> {
 unsafe fn product<S: Simd, T: Terms>(simd: S, item: &Item<'_>) {
     let steps = item.part.columns.div_ceil(T::COLUMNS);
     let one_tile = item.tokens.len() <= MOST_ROWS.min(S::ACCUMULATORS);
-    let widen = T::NARROW && item.tokens.len() >= WIDEN_FROM;
+    let widen = item.tokens.len() >= T::WIDEN_FROM;
     let block_steps = match (one_tile, T::ROUNDED) {
         (true, true) => ROUNDED / MOST_ROWS / ROUND_STEPS * ROUND_STEPS,
         (true, false) => steps,
@@ -104,6 +110,23 @@ unsafe fn product<S: Simd, T: Terms>(simd: S, item: &Item<'_>) {
                         for (n, weights) in weights[..num_strips].iter_mut().enumerate() {
                             *weights = item.part.strip(strip + n).add(begin * T::WEIGHTS);
                         }
+                        let (next_strip, next_step) = if strip + STRIPS < wide.end {
+                            (strip + STRIPS, begin)
+                        } else if end < steps {
+                            (wide.start, end)
+                        } else {
+                            (wide.end, 0)
+                        };
+                        let next_strips = STRIPS.min(item.strips.end.saturating_sub(next_strip));
+                        let mut next = [std::ptr::null(); STRIPS];
+                        for (n, next) in next[..next_strips].iter_mut().enumerate() {
+                            *next = item.part.strip(next_strip + n).add(next_step * T::WEIGHTS);
+                        }
+                        let next_lines = if next_strips == STRIPS && !one_tile {
+                            (steps.min(next_step + block_steps) - next_step) * T::WEIGHTS / 64
+                        } else {
+                            0
+                        };
                         let sums = sums.add((strip - wide.start) * LANES);
                         let block = Block::<T> {
                             rows: tokens.len(),
@@ -112,6 +135,8 @@ unsafe fn product<S: Simd, T: Terms>(simd: S, item: &Item<'_>) {
                             input_stride,
                             weights,
                             num_strips,
+                            next,
+                            next_lines,
                             start: (begin > 0).then_some(sums.cast_const()),
                             partial: (end < steps).then_some(sums),
                             sums_stride: WIDE * LANES,

@@ -211,6 +211,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch_far(self, from: *const u8) {
+        // SAFETY: a prefetch does not fault, and `self` exists, so the machine has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+
+    #[inline(always)]
     fn prefetch(self, from: *const u8) {
         // SAFETY: a prefetch does not fault, and `self` exists, so the machine has the instruction.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }

@@ -13,8 +13,8 @@ pub(super) trait Terms {
     const WEIGHTS: usize;
     /// The input is rounded before.
     const ROUNDED: bool = false;
-    /// `widen` makes float32 of the weights.
-    const NARROW: bool = false;
+    /// Tokens from which the weights are widened once a block, by `widen`.
+    const WIDEN_FROM: usize = usize::MAX;
 
     type Input<S: Simd>: Copy;
     type Weights<S: Simd>: Copy;
@@ -74,7 +74,9 @@ impl Terms for Half {
     const COLUMNS: usize = 1;
     const INPUT: usize = 4;
     const WEIGHTS: usize = 32;
-    const NARROW: bool = true;
+    /// To widen with the first use is free on Zen 5, in any number of tokens, and a third of a multiplication on a machine
+    /// whose multiplier also converts.
+    const WIDEN_FROM: usize = super::TOKENS;
 
     type Input<S: Simd> = S::Vector;
     type Weights<S: Simd> = S::Vector;
@@ -110,7 +112,8 @@ impl Terms for WidenedPairs {
     const COLUMNS: usize = 2;
     const INPUT: usize = 8;
     const WEIGHTS: usize = 64;
-    const NARROW: bool = true;
+    /// The registers of a high tile have no room for both columns of a pair.
+    const WIDEN_FROM: usize = 2 * super::MOST_ROWS + 1;
 
     type Input<S: Simd> = [S::Vector; 2];
     type Weights<S: Simd> = [S::Vector; 2];
