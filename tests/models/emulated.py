@@ -59,9 +59,9 @@ class _RoundingCache(DynamicCache):
 
 
 def to_int4(values: torch.Tensor, group: int) -> torch.Tensor:
-    """Each group of the last dimension as a float16 minimum and 0 … 15 times a float16 scale; the last is filled up."""
+    """Each group of the last dimension as a float16 minimum and 0 … 15 times a float16 scale: numbers int4 can hold."""
     size = values.shape[-1]
-    padded = torch.nn.functional.pad(values, (0, -size % group)).unflatten(-1, (-1, group))
+    padded = torch.cat([values, values[:, -1:].expand(-1, -size % group)], dim=-1).unflatten(-1, (-1, group))
     lowest, highest = padded.amin(-1, keepdim=True), padded.amax(-1, keepdim=True)
     scale, minimum = ((highest - lowest) / 15).half().float(), lowest.half().float()
     codes = torch.where(scale > 0, (padded - minimum) / scale, 0).round().clamp(0, 15)
