@@ -115,7 +115,7 @@ impl Kernel for PackStrip<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) {
+    fn run<S: Simd>(self, simd: S) {
         let Self { format, strip, stored, first, rows, columns } = self;
         let mut values = Vec::new();
         for lane in 0..LANES.min(rows - first) {
@@ -125,7 +125,7 @@ impl Kernel for PackStrip<'_> {
             } else {
                 values.resize(columns, 0.0);
                 part.encoding.decode(row, &mut values);
-                write_row(format, strip, lane, &values);
+                write_row(simd, format, strip, lane, &values);
             }
         }
     }
@@ -161,13 +161,13 @@ fn keep_blocks(encoding: Encoding, strip: &mut [u8], lane: usize, row: &[u8]) {
 }
 
 #[inline(always)]
-fn write_row(format: Format, strip: &mut [u8], lane: usize, values: &[f32]) {
+fn write_row<S: Simd>(simd: S, format: Format, strip: &mut [u8], lane: usize, values: &[f32]) {
     match format {
         Format::F32 => write_floats(format, strip, lane, values, f32::to_le_bytes),
         Format::F16 => write_floats(format, strip, lane, values, |x| f16::from_f32(x).to_le_bytes()),
         Format::Bf16 => write_floats(format, strip, lane, values, |x| bf16::from_f32(x).to_le_bytes()),
-        Format::Int8 => quantise::int8_row(strip, lane, values),
-        Format::Int4 { group } => quantise::int4_row(strip, lane, values, group),
+        Format::Int8 => quantise::int8_row(simd, strip, lane, values),
+        Format::Int4 { group } => quantise::int4_row(simd, strip, lane, values, group),
         _ => unreachable!("checked before"),
     }
 }
