@@ -11,7 +11,7 @@ The text is a file, or Debian's package debian-handbook as `make bench-perplexit
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,35 @@ def windows(token_ids: Sequence[int], window: int, count: int) -> list[NDArray[n
     return [tokens[start : start + window].copy() for start in starts]
 
 
+ROWS = {
+    "weights_float32": ("float32", "float32"),
+    "weights_float16": ("float16", "float32"),
+    "weights_bfloat16": ("bfloat16", "float32"),
+    "weights_as_shipped": ("the file's", "float32"),
+    "weights_int8": ("int8", "float32"),
+    "weights_int4": ("int4", "float32"),
+    "cache_float16": ("float32", "float16"),
+    "cache_bfloat16": ("float32", "bfloat16"),
+    "cache_int8": ("float32", "int8"),
+    "served_by_default": ("the file's", "float16, the default"),
+    "served_with_int8_cache": ("the file's", "int8"),
+}
+"""Weights and cache of each scheme, as docs/quantization.md names them."""
+
+
+def table(figures: Mapping[str, float]) -> str:
+    """The table of docs/quantization.md."""
+    lines = [
+        "| Weights | KV cache | Perplexity | Divergence, 1/1000 nat | Same best token |",
+        "|---|---|---|---|---|",
+        f"| Transformers, float32 | float32 | {figures['transformers_ppl']:.2f} | | |",
+    ]
+    for name, (weights, cache) in ROWS.items():
+        values = [figures[f"{name}_{key}"] for key in ("ppl", "kl_millinats", "top1_percent")]
+        lines.append(f"| {weights} | {cache} | {values[0]:.2f} | {values[1]:.2f} | {values[2]:.1f}% |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     options = arguments(__doc__)
     options.add_argument("--text", type=Path, required=True, metavar="FILE", help="a text, or debian-handbook_*.deb")
@@ -192,6 +221,7 @@ def main() -> None:
     for name, scheme in candidates.items():
         figures |= scheme.score.figures(name)
     publish("perplexity", figures, chosen.json)
+    print(f"\n{table(figures)}")
 
 
 if __name__ == "__main__":
