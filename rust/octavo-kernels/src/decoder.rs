@@ -58,8 +58,8 @@ impl Decoder {
 
     /// Packs the matrix `name` from its parts, one below the other. `format` None: each part as it is stored.
     ///
-    /// Names and shapes: `config`. Errors: an unknown name, another shape, one that was loaded before, what
-    /// `Linear::pack` refuses.
+    /// Names and shapes: `config`. What was loaded under the name before is replaced. Errors: an unknown name, another
+    /// shape, what `Linear::pack` refuses.
     pub fn load_matrix(&mut self, name: &str, parts: &[Stored<'_>], format: Option<Format>) -> Result<(), KernelError> {
         self.loading.matrix(&self.kernels, &self.config, name, parts, format)
     }

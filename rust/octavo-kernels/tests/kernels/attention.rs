@@ -87,7 +87,8 @@ fn int8_stays_within_the_bound_of_its_rounding() {
     for kernels in all_kernels(2) {
         let mut random = Random(9);
         let request = Request::random(&shape, 400, &mut random);
-        let output = Player::new(&kernels, shape, &[400], &mut random).play(&[request.clone()], 0, &[390, 1, 9]);
+        let output =
+            Player::new(&kernels, shape, &[400], &mut random).play(std::slice::from_ref(&request), 0, &[390, 1, 9]);
         let expected = reference(&exact, &request);
         let (key, value) = (largest(&request.key), largest(&request.value));
         for ((query, output), expected) in request.query.chunks(64).zip(output.chunks(64)).zip(expected.chunks(64)) {
