@@ -18,7 +18,6 @@ from paged import NativePagedDecoder
 from paged import Sequence as PagedSequence
 
 from octavo import LLM, RequestOutput, SamplingParams, TokensPrompt
-from octavo._core import Tokenizer
 from octavo.models.checkpoint import open_checkpoint
 from octavo.models.source import resolve
 
@@ -170,7 +169,7 @@ def test_the_file_as_shipped(reference: Reference) -> None:
     """
     ours = NativePagedDecoder(MODEL, kv_dtype="float16", max_len=128)
     divergence, agreed, count = 0.0, 0, 0
-    tokenizer = Tokenizer.from_json(open_checkpoint(resolve(MODEL)).tokenizer_json)
+    tokenizer = open_checkpoint(resolve(MODEL)).tokenizer()
     for text in TEXTS:
         tokens = tokenizer.encode(text)
         sequence = PagedSequence(0, tokens)

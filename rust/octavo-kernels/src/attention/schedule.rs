@@ -132,8 +132,9 @@ impl Schedule {
             }
         }
         let threads = self.scratch.len();
-        let largest_cost = if threads == 1 { usize::MAX } else { total_cost / (threads * ITEMS_OF_THREAD) };
-        self.cut(largest_cost, config, group);
+        if threads > 1 {
+            self.cut(total_cost / (threads * ITEMS_OF_THREAD), config, group);
+        }
         // The longest first, so that the threads finish together.
         self.items.sort_by_key(|item| std::cmp::Reverse(item.cost(group)));
         for scratch in &self.scratch {
