@@ -13,12 +13,18 @@ from typing import Any
 def start(words: Sequence[str], environment: Mapping[str, str], **streams: Any) -> subprocess.Popen[Any]:
     """In a session of its own, which Ctrl-C does not reach; it dies with us, however we end."""
     prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
+    # What a signal's handler raises inside of Python's hooks around a fork is lost.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def die_with_parent() -> None:
         prctl(set_parent_death_signal, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     environment = {**os.environ, **environment}
-    return subprocess.Popen(words, env=environment, start_new_session=True, preexec_fn=die_with_parent, **streams)
+    try:
+        return subprocess.Popen(words, env=environment, start_new_session=True, preexec_fn=die_with_parent, **streams)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager
