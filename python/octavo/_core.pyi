@@ -352,7 +352,9 @@ class Engine:
 class CpuKernels:
     """Kernels on one thread pool. Floats are float32; the KV cache has its own element type."""
 
-    def __new__(cls, threads: int, isa: Literal["auto", "portable", "avx2", "avx512", "avx512_bf16"] = "auto") -> Self:
+    def __new__(
+        cls, threads: int, isa: Literal["auto", "portable", "avx2", "avx512", "avx512_bf16", "amx"] = "auto"
+    ) -> Self:
         """ValueError when this machine lacks `isa`."""
     @staticmethod
     def available() -> list[str]:

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use std::sync::Mutex;
 
 use crate::sample::Scratch;
+#[cfg(avx512)]
+use crate::simd::amx::Amx;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::avx2::Avx2;
 #[cfg(avx512)]
@@ -16,6 +18,8 @@ use crate::{KernelError, Pool};
 /// An instruction set with kernels of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Isa {
+    /// `Avx512Bf16` and AMX: products of bfloat16 weights are made of its tiles.
+    Amx,
     /// `Avx512` and AVX-512 BF16: products of bfloat16 weights round their input to bfloat16.
     Avx512Bf16,
     /// AVX-512 F, BW, DQ, VL and VNNI.
@@ -26,7 +30,7 @@ pub enum Isa {
     Portable,
 }
 
-const ALL: [Isa; 4] = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable];
+const ALL: [Isa; 5] = [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable];
 
 impl Isa {
     /// The instruction sets of this machine, best first; always ends with `Portable`.
@@ -41,6 +45,10 @@ impl Isa {
     #[cfg(target_arch = "x86_64")]
     pub fn is_available(self) -> bool {
         match self {
+            #[cfg(avx512)]
+            Isa::Amx => Isa::Avx512Bf16.is_available() && Amx::is_available(),
+            #[cfg(not(avx512))]
+            Isa::Amx => false,
             Isa::Avx512Bf16 => is_x86_feature_detected!("avx512bf16") && Isa::Avx512.is_available(),
             Isa::Avx512 => {
                 cfg!(avx512)
@@ -65,11 +73,12 @@ impl Isa {
 
     /// Products of bfloat16 weights round their input to bfloat16, as their instruction takes both so.
     pub fn rounds_bf16_input(self) -> bool {
-        self == Isa::Avx512Bf16
+        matches!(self, Isa::Amx | Isa::Avx512Bf16)
     }
 
     pub fn name(self) -> &'static str {
         match self {
+            Isa::Amx => "amx",
             Isa::Avx512Bf16 => "avx512_bf16",
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
@@ -129,6 +138,11 @@ impl CpuKernels {
     #[inline]
     pub(crate) fn run<K: Kernel>(&self, kernel: K) -> K::Output {
         match self.isa {
+            #[cfg(avx512)]
+            Isa::Amx => {
+                // SAFETY: `new` saw that the machine has `self.isa`.
+                unsafe { Avx512::assume_tiles() }.call(kernel)
+            }
             #[cfg(avx512)]
             Isa::Avx512Bf16 => {
                 // SAFETY: `new` saw that the machine has `self.isa`.

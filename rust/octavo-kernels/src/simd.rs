@@ -15,6 +15,9 @@ pub(crate) mod avx2;
 #[cfg(avx512)]
 pub(crate) mod avx512;
 
+#[cfg(avx512)]
+pub(crate) mod amx;
+
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
@@ -166,6 +169,12 @@ pub(crate) trait Simd: Copy {
     #[inline(always)]
     fn dots_bf16(self) -> bool {
         false
+    }
+    /// The tiles of machines that have them, for kernels that `call_bf16` runs.
+    #[cfg(avx512)]
+    #[inline(always)]
+    fn tiles(self) -> Option<amx::Amx> {
+        None
     }
     /// `call`, with `dot_bf16`'s instruction enabled.
     #[inline(always)]

@@ -4,10 +4,13 @@
 //! one lane in the order of the columns, from zero; then come the bias and what was there. For many tokens the columns
 //! are cut into blocks whose weights stay in the second-level cache (`Shape`), and the sums wait in memory between them.
 //! - `terms`: one step of the sums, for each type;
-//! - `tile`: tokens by strips in registers.
+//! - `tile`: tokens by strips in registers;
+//! - `tiled`: bfloat16 by AMX.
 
 mod terms;
 mod tile;
+#[cfg(avx512)]
+mod tiled;
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -16,6 +19,8 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{Format, Item};
+#[cfg(avx512)]
+use crate::simd::amx::Amx;
 use crate::simd::{Kernel, LANES, Simd};
 use terms::{Half, Pairs, Single, Terms, WidenedPairs};
 use tile::{Block, End, MOST_ROWS, STRIPS};
@@ -45,6 +50,10 @@ pub(super) fn strips_a_share(strips: usize, threads: usize, tokens: usize) -> us
 /// The item's output is writable; its weights are floats.
 #[inline(always)]
 pub(super) unsafe fn multiply<S: Simd>(simd: S, item: &Item<'_>) {
+    #[cfg(avx512)]
+    if let (Format::Bf16, Some(tiles)) = (item.part.format, simd.tiles()) {
+        return simd.call_bf16(TiledProduct { item, tiles });
+    }
     // SAFETY: the caller's promise.
     unsafe {
         match item.part.format {
@@ -66,6 +75,23 @@ impl Kernel for RoundedProduct<'_> {
     fn run<S: Simd>(self, simd: S) {
         // SAFETY: the promise of `multiply`'s caller.
         unsafe { product::<S, Pairs>(simd, self.0) };
+    }
+}
+
+#[cfg(avx512)]
+struct TiledProduct<'a> {
+    item: &'a Item<'a>,
+    tiles: Amx,
+}
+
+#[cfg(avx512)]
+impl Kernel for TiledProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        // SAFETY: the promise of `multiply`'s caller.
+        unsafe { tiled::product(simd, &mut self.tiles, self.item) };
     }
 }
 

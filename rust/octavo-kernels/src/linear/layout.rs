@@ -73,12 +73,15 @@ pub(super) const WHOLE_ROW: usize = 1 << 32;
 /// K-quants: bytes of the steps of a block, 16 rows and two kinds.
 pub(super) const STEPS: usize = 2 * LANES;
 
+/// Columns of bfloat16 that an AMX tile takes.
+const TILE: usize = 32;
+
 /// Bytes of a strip.
 pub(super) fn strip_bytes(format: Format, columns: usize) -> usize {
     match Layout::of(format) {
         Some(layout) => layout.strip_bytes(columns.div_ceil(BLOCK)),
         None if format == Format::F32 => columns * LANES * 4,
-        None if format == Format::Bf16 => columns.next_multiple_of(2) * LANES * 2,
+        None if format == Format::Bf16 => columns.next_multiple_of(TILE) * LANES * 2,
         None => columns * LANES * 2,
     }
 }

@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 
+use super::amx::Amx;
 use super::avx2::{largest8, sum8};
 use super::{Kernel, Simd};
 
@@ -11,19 +12,28 @@ use super::{Kernel, Simd};
 pub(crate) struct Avx512 {
     /// And AVX-512 BF16.
     bf16: bool,
+    /// And AMX.
+    tiles: Option<Amx>,
 }
 
 impl Avx512 {
     /// # Safety
     /// The machine has AVX-512 F, BW, DQ, VL and VNNI: `Isa::Avx512.is_available()`.
     pub(crate) unsafe fn assume() -> Self {
-        Self { bf16: false }
+        Self { bf16: false, tiles: None }
     }
 
     /// # Safety
     /// And AVX-512 BF16: `Isa::Avx512Bf16.is_available()`.
     pub(crate) unsafe fn assume_bf16() -> Self {
-        Self { bf16: true }
+        Self { bf16: true, tiles: None }
+    }
+
+    /// # Safety
+    /// And AMX: `Isa::Amx.is_available()`.
+    pub(crate) unsafe fn assume_tiles() -> Self {
+        // SAFETY: the caller's promise.
+        Self { bf16: true, tiles: Some(unsafe { Amx::assume() }) }
     }
 }
 
@@ -330,6 +340,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn dots_bf16(self) -> bool {
         self.bf16
+    }
+
+    #[inline(always)]
+    fn tiles(self) -> Option<Amx> {
+        self.tiles
     }
 
     #[inline(always)]
