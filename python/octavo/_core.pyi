@@ -353,7 +353,9 @@ class CpuKernels:
     """Kernels on one thread pool. Floats are float32; the KV cache has its own element type."""
 
     def __new__(
-        cls, threads: int, isa: Literal["auto", "portable", "avx2", "avx512", "avx512_bf16", "amx"] = "auto"
+        cls,
+        threads: int,
+        isa: Literal["auto", "portable", "neon", "neon_dot", "avx2", "avx512", "avx512_bf16", "amx"] = "auto",
     ) -> Self:
         """ValueError when this machine lacks `isa`."""
     @staticmethod

@@ -11,6 +11,8 @@ use crate::simd::amx::Amx;
 use crate::simd::avx2::Avx2;
 #[cfg(avx512)]
 use crate::simd::avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+use crate::simd::neon::Neon;
 use crate::simd::portable::Portable;
 use crate::simd::{Kernel, Simd};
 use crate::{KernelError, Pool};
@@ -26,11 +28,15 @@ pub enum Isa {
     Avx512,
     /// AVX2 with FMA and F16C.
     Avx2,
+    /// `Neon` and dot products of bytes.
+    NeonDot,
+    /// What every 64-bit ARM has.
+    Neon,
     /// What the compiler makes of plain Rust for the target.
     Portable,
 }
 
-const ALL: [Isa; 5] = [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable];
+const ALL: [Isa; 7] = [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::NeonDot, Isa::Neon, Isa::Portable];
 
 impl Isa {
     /// The instruction sets of this machine, best first; always ends with `Portable`.
@@ -62,11 +68,21 @@ impl Isa {
             Isa::Avx2 => {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
+            Isa::NeonDot | Isa::Neon => false,
             Isa::Portable => true,
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
+            Isa::Neon | Isa::Portable => true,
+            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => false,
+        }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub fn is_available(self) -> bool {
         self == Isa::Portable
     }
@@ -82,6 +98,8 @@ impl Isa {
             Isa::Avx512Bf16 => "avx512_bf16",
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
+            Isa::NeonDot => "neon_dot",
+            Isa::Neon => "neon",
             Isa::Portable => "portable",
         }
     }
@@ -158,6 +176,13 @@ impl CpuKernels {
                 // SAFETY: `new` saw that the machine has `self.isa`.
                 unsafe { Avx2::assume() }.call(kernel)
             }
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => {
+                // SAFETY: `new` saw that the machine has `self.isa`.
+                unsafe { Neon::assume() }.call(kernel)
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Neon::new().call(kernel),
             _ => Portable.call(kernel),
         }
     }

@@ -8,7 +8,7 @@ pub enum KernelError {
     /// The instruction set was forced, and this machine lacks it.
     #[error("this machine has no {0}")]
     MissingIsa(Isa),
-    #[error("unknown instruction set {0:?} (known: amx, avx512_bf16, avx512, avx2, portable)")]
+    #[error("unknown instruction set {0:?} (known: amx, avx512_bf16, avx512, avx2, neon_dot, neon, portable)")]
     UnknownIsa(String),
     /// A size is zero, or not one that the kernels support.
     #[error("{0}")]

@@ -4,8 +4,8 @@
 //! enters it through a function which has the set enabled, and everything below is inlined into that function. Hence
 //! `#[inline(always)]` on all of it, and no closures around vector code, as a closure is a function of its own.
 //!
-//! Every set works in the same 16 lanes (one AVX-512 register, two of AVX2) and reduces them in the same order, so
-//! AVX-512 and AVX2 give the same bits. The portable code has no fused multiply-add and differs in rounding.
+//! Every set works in the same 16 lanes (one AVX-512 register, two of AVX2, four of NEON) and reduces them in the same
+//! order, so these three give the same bits. The portable code has no fused multiply-add and differs in rounding.
 
 pub(crate) mod portable;
 
@@ -17,6 +17,9 @@ pub(crate) mod avx512;
 
 #[cfg(avx512)]
 pub(crate) mod amx;
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;

@@ -104,7 +104,7 @@ fn int8_stays_within_the_bound_of_its_rounding() {
 }
 
 #[test]
-fn avx512_and_avx2_give_the_same_bits() {
+fn vector_instruction_sets_give_the_same_bits() {
     for dtype in [KvType::F32, KvType::Bf16, KvType::F16, KvType::Int8] {
         for (head_dim, group) in [(80, 3), (64, 1), (128, 7)] {
             let shape = shape(head_dim, group, 16, dtype);
