@@ -20,7 +20,8 @@ use crate::{KernelError, Pool};
 /// An instruction set with kernels of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Isa {
-    /// `Avx512Bf16` and AMX: products of bfloat16 weights are made of its tiles.
+    /// `Avx512Bf16` and AMX for bfloat16 and int8: products of bfloat16 weights, and of quantised ones for 16 tokens or
+    /// more, are made of its tiles.
     Amx,
     /// `Avx512` and AVX-512 BF16: products of bfloat16 weights round their input to bfloat16.
     Avx512Bf16,

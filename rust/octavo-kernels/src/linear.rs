@@ -32,7 +32,7 @@ pub use encoding::Encoding;
 use crate::error::check_length;
 use crate::pool::Team;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::{CpuKernels, KernelError};
+use crate::{CpuKernels, Isa, KernelError};
 use encoding::BLOCK;
 use memory::Memory;
 
@@ -276,7 +276,7 @@ impl Linear {
     ) {
         assert!(input.columns() == self.columns && rows <= input.max_rows());
         assert!(input.is_quantised() || !self.is_quantised());
-        let shares: Vec<Shares> = self.parts.iter().map(|part| part.shares(team.threads(), rows)).collect();
+        let shares: Vec<Shares> = self.parts.iter().map(|part| part.shares(kernels, rows)).collect();
         let count = shares.iter().map(Shares::count).sum();
         team.each(count, |mut index| {
             for (part, shares) in self.parts.iter().zip(&shares) {
@@ -314,7 +314,7 @@ impl Linear {
         assert!(gate.columns == up.columns && gate.rows() == up.rows() && gate.rows() == out.columns());
         assert!(input.columns() == gate.columns && rows <= input.max_rows() && rows <= out.max_rows());
         assert!(input.is_quantised() || !(gate.is_quantised() || up.is_quantised()));
-        let shares = gate_part.shares(team.threads(), rows);
+        let shares = gate_part.shares(kernels, rows);
         team.each(shares.count(), |index| {
             let (strips, tokens) = shares.share(index);
             let mut begin = strips.start;
@@ -346,8 +346,9 @@ const GATED: usize = 2 * BLOCK;
 /// About half of the second-level caches of today.
 const TOKENS_CACHE: usize = 512 << 10;
 
-/// A multiple of what every kernel takes at a time.
+/// A multiple of what every kernel takes at a time, but for AMX, which takes `TILE_TOKENS`.
 const TOKENS_TOGETHER: usize = 12;
+const TILE_TOKENS: usize = 16;
 
 /// A product cut into strips × tokens.
 struct Shares {
@@ -378,8 +379,9 @@ impl Part {
     /// Enough shares for every thread to have some, and with few tokens not many more, as a share begins slowly; strips in
     /// pairs, as a pair is a block of the activations that follow; as many tokens as stay in the second-level cache while
     /// strips pass by.
-    fn shares(&self, threads: usize, tokens: usize) -> Shares {
-        let strips = self.strips();
+    fn shares(&self, kernels: &CpuKernels, tokens: usize) -> Shares {
+        let (strips, threads) = (self.strips(), kernels.threads());
+        let together = if kernels.isa() == Isa::Amx { TILE_TOKENS } else { TOKENS_TOGETHER };
         let strips_a_share = if self.format.is_quantised() {
             let shares_a_thread = if tokens <= TOKENS_TOGETHER { 4 } else { 8 };
             (strips / (threads * shares_a_thread)).clamp(1, 16).next_multiple_of(2)
@@ -387,7 +389,7 @@ impl Part {
             float::strips_a_share(strips, threads, tokens)
         };
         let token_bytes = Activations::token_bytes(self.columns, self.format.is_quantised());
-        let tokens_a_share = (TOKENS_CACHE / token_bytes / TOKENS_TOGETHER * TOKENS_TOGETHER).max(TOKENS_TOGETHER);
+        let tokens_a_share = (TOKENS_CACHE / token_bytes / together * together).max(together);
         Shares { strips, tokens, strips_a_share, tokens_a_share }
     }
 

@@ -145,10 +145,21 @@ pub(crate) trait Simd: Copy {
     fn shift_left<const N: u32>(self, x: Self::Bytes) -> Self::Bytes;
     fn shift_right<const N: u32>(self, x: Self::Bytes) -> Self::Bytes;
 
+    /// # Safety
+    /// 64 bytes are writable at `to`.
+    #[cfg(avx512)]
+    unsafe fn store_bytes(self, to: *mut u8, x: Self::Bytes);
+
     fn zero_integers(self) -> Self::Integers;
+    /// # Safety
+    /// 16 integers are readable at `from`.
+    #[cfg(avx512)]
+    unsafe fn load_integers(self, from: *const i32) -> Self::Integers;
     /// # Safety
     /// `from` is readable.
     unsafe fn splat_integer_at(self, from: *const i32) -> Self::Integers;
+    #[cfg(avx512)]
+    fn add_integers(self, a: Self::Integers, b: Self::Integers) -> Self::Integers;
     fn sub_integers(self, a: Self::Integers, b: Self::Integers) -> Self::Integers;
     /// Shifted left, as multiplied by 2 to the power of N.
     fn shift_integers<const N: u32>(self, x: Self::Integers) -> Self::Integers;

@@ -1,4 +1,8 @@
 //! The kernel of quantised weights: tiles of tokens × strips, summed in integers a block and in floats over the blocks.
+//! - `tiled`: the integers by AMX. They are exact, so its products have the same bits.
+
+#[cfg(avx512)]
+mod tiled;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -38,16 +42,28 @@ pub(super) unsafe fn multiply<S: Simd>(simd: S, item: &Item<'_>) {
 #[inline(always)]
 unsafe fn product<S: Simd, C: Codes>(simd: S, item: &Item<'_>) {
     debug_assert_eq!(Some(C::LAYOUT), Layout::of(item.part.format));
-    let count = item.tokens.len();
-    let tiles = count.div_ceil(S::TOKENS).max(1);
-    for strip in item.strips.clone() {
-        let mut token = item.tokens.start;
-        for tile in 0..tiles {
-            let end = item.tokens.start + count * (tile + 1) / tiles;
-            // SAFETY: the promise of `multiply`'s caller.
-            unsafe { call_tile::<S, C>(simd, item, strip, token..end) };
-            token = end;
+    // SAFETY: the promise of `multiply`'s caller.
+    unsafe {
+        #[cfg(avx512)]
+        if let Some(tiles) = simd.tiles() {
+            return tiled::product::<S, C, _>(simd, tiles, item);
         }
+        for strip in item.strips.clone() {
+            strip_product::<S, C>(simd, item, strip, item.tokens.clone());
+        }
+    }
+}
+
+/// Tiles of about the same height.
+#[inline(always)]
+unsafe fn strip_product<S: Simd, C: Codes>(simd: S, item: &Item<'_>, strip: usize, tokens: Range<usize>) {
+    let tiles = tokens.len().div_ceil(S::TOKENS);
+    let mut token = tokens.start;
+    for tile in 0..tiles {
+        let end = tokens.start + tokens.len() * (tile + 1) / tiles;
+        // SAFETY: the promise of `multiply`'s caller.
+        unsafe { call_tile::<S, C>(simd, item, strip, token..end) };
+        token = end;
     }
 }
 
@@ -55,54 +71,71 @@ unsafe fn product<S: Simd, C: Codes>(simd: S, item: &Item<'_>) {
 unsafe fn call_tile<S: Simd, C: Codes>(simd: S, item: &Item<'_>, strip: usize, tokens: Range<usize>) {
     let token = tokens.start;
     match tokens.len() {
-        1 => simd.call(Tile::<C, 1>::new(item, strip, token)),
-        2 => simd.call(Tile::<C, 2>::new(item, strip, token)),
-        3 => simd.call(Tile::<C, 3>::new(item, strip, token)),
-        4 => simd.call(Tile::<C, 4>::new(item, strip, token)),
-        5 if S::TOKENS > 4 => simd.call(Tile::<C, 5>::new(item, strip, token)),
-        6 if S::TOKENS > 4 => simd.call(Tile::<C, 6>::new(item, strip, token)),
-        7 if S::TOKENS > 4 => simd.call(Tile::<C, 7>::new(item, strip, token)),
-        8 if S::TOKENS > 4 => simd.call(Tile::<C, 8>::new(item, strip, token)),
-        9 if S::TOKENS > 4 => simd.call(Tile::<C, 9>::new(item, strip, token)),
-        10 if S::TOKENS > 4 => simd.call(Tile::<C, 10>::new(item, strip, token)),
-        11 if S::TOKENS > 4 => simd.call(Tile::<C, 11>::new(item, strip, token)),
-        12 if S::TOKENS > 4 => simd.call(Tile::<C, 12>::new(item, strip, token)),
+        1 => simd.call(Tile::<C, _, 1>::new(item, strip, token, ByVectors)),
+        2 => simd.call(Tile::<C, _, 2>::new(item, strip, token, ByVectors)),
+        3 => simd.call(Tile::<C, _, 3>::new(item, strip, token, ByVectors)),
+        4 => simd.call(Tile::<C, _, 4>::new(item, strip, token, ByVectors)),
+        5 if S::TOKENS > 4 => simd.call(Tile::<C, _, 5>::new(item, strip, token, ByVectors)),
+        6 if S::TOKENS > 4 => simd.call(Tile::<C, _, 6>::new(item, strip, token, ByVectors)),
+        7 if S::TOKENS > 4 => simd.call(Tile::<C, _, 7>::new(item, strip, token, ByVectors)),
+        8 if S::TOKENS > 4 => simd.call(Tile::<C, _, 8>::new(item, strip, token, ByVectors)),
+        9 if S::TOKENS > 4 => simd.call(Tile::<C, _, 9>::new(item, strip, token, ByVectors)),
+        10 if S::TOKENS > 4 => simd.call(Tile::<C, _, 10>::new(item, strip, token, ByVectors)),
+        11 if S::TOKENS > 4 => simd.call(Tile::<C, _, 11>::new(item, strip, token, ByVectors)),
+        12 if S::TOKENS > 4 => simd.call(Tile::<C, _, 12>::new(item, strip, token, ByVectors)),
         _ => debug_assert!(tokens.is_empty()),
     }
 }
 
 /// T tokens by one strip.
-struct Tile<'a, C, const T: usize> {
+struct Tile<'a, C, B, const T: usize> {
     item: &'a Item<'a>,
     strip: usize,
     token: usize,
+    blocks: B,
     codes: PhantomData<C>,
 }
 
-impl<'a, C: Codes, const T: usize> Tile<'a, C, T> {
-    fn new(item: &'a Item<'a>, strip: usize, token: usize) -> Self {
-        Self { item, strip, token, codes: PhantomData }
+impl<'a, C: Codes, B: Blocks<C, T>, const T: usize> Tile<'a, C, B, T> {
+    fn new(item: &'a Item<'a>, strip: usize, token: usize, blocks: B) -> Self {
+        Self { item, strip, token, blocks, codes: PhantomData }
     }
+}
+
+/// How the blocks of a tile are multiplied.
+trait Blocks<C: Codes, const T: usize> {
+    /// Adds a block's products, times the scales, to `sums`.
+    ///
+    /// # Safety
+    /// `codes` are those of a block.
+    unsafe fn add_block<S: Simd>(
+        &mut self,
+        simd: S,
+        tokens: Tokens<T>,
+        codes: *const u8,
+        scales: &Scales<S::Vector>,
+        sums: &mut [S::Vector; T],
+    );
 }
 
 /// How far ahead of the block at work memory is fetched: 2.5 KB read a strip quicker than half or twice as much.
 const AHEAD: usize = 2560;
 
-impl<C: Codes, const T: usize> Kernel for Tile<'_, C, T> {
+impl<C: Codes, B: Blocks<C, T>, const T: usize> Kernel for Tile<'_, C, B, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { item, strip, token, .. } = self;
+        let Self { item, strip, token, mut blocks, .. } = self;
         let weights = item.part.strip(strip);
-        let blocks = item.input.blocks();
-        let tokens = Tokens::<T> { first: item.input.coded(token), stride: blocks };
+        let stride = item.input.blocks();
+        let tokens = Tokens::<T> { first: item.input.coded(token), stride };
         let fetches = token == item.tokens.start;
         let mut sums = [simd.splat(0.0); T];
-        for block in 0..blocks {
+        for block in 0..stride {
             let (header, codes) = C::LAYOUT.at(block);
             let within = block % C::LAYOUT.blocks;
-            // SAFETY: a strip has `blocks` blocks, as has a token. What is fetched ahead may lie outside.
+            // SAFETY: a strip has `stride` blocks, as has a token. What is fetched ahead may lie outside.
             unsafe {
                 let (header, codes) = (weights.add(header), weights.add(codes));
                 if fetches {
@@ -117,7 +150,7 @@ impl<C: Codes, const T: usize> Kernel for Tile<'_, C, T> {
                 }
                 let scales = C::scales(simd, header, within);
                 let tokens = Tokens { first: tokens.first.add(block), ..tokens };
-                tokens.add_block::<S, C>(simd, codes, &scales, &mut sums);
+                blocks.add_block(simd, tokens, codes, &scales, &mut sums);
             }
         }
         // SAFETY: the promise of `multiply`'s caller.
@@ -150,54 +183,51 @@ struct Products<S: Simd, const T: usize> {
     partial: [S::Partial; T],
 }
 
-#[expect(clippy::needless_range_loop, reason = "constant bounds on arrays that become registers")]
-impl<const T: usize> Tokens<T> {
-    /// Adds the block's products, times the scales, to `sums`.
-    ///
-    /// # Safety
-    /// `codes` are those of a block.
+/// By the dot products of `Simd`.
+struct ByVectors;
+
+impl<C: Codes, const T: usize> Blocks<C, T> for ByVectors {
     #[inline(always)]
-    unsafe fn add_block<S: Simd, C: Codes>(
-        self,
+    unsafe fn add_block<S: Simd>(
+        &mut self,
         simd: S,
+        tokens: Tokens<T>,
         codes: *const u8,
         scales: &Scales<S::Vector>,
         sums: &mut [S::Vector; T],
     ) {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut products = self.start::<S, C>(simd, if C::HALVES { Part::First } else { Part::All });
-            self.add_group::<S, C, 0>(simd, codes, &mut products, 1);
+            let mut products = tokens.start::<S, C>(simd, if C::HALVES { Part::First } else { Part::All });
+            tokens.add_group::<S, C, 0>(simd, codes, &mut products, 1);
             if C::HALVES {
-                self.add_group::<S, C, 1>(simd, codes, &mut products, 2);
-                self.add_group::<S, C, 2>(simd, codes, &mut products, 3);
-                self.add_group::<S, C, 3>(simd, codes, &mut products, 4);
-                self.finish::<S, C>(simd, &products, scales.scales[0], sums);
-                products = self.start::<S, C>(simd, Part::Second);
-                self.add_group::<S, C, 4>(simd, codes, &mut products, 1);
-                self.add_group::<S, C, 5>(simd, codes, &mut products, 2);
-                self.add_group::<S, C, 6>(simd, codes, &mut products, 3);
-                self.add_group::<S, C, 7>(simd, codes, &mut products, 4);
+                tokens.add_group::<S, C, 1>(simd, codes, &mut products, 2);
+                tokens.add_group::<S, C, 2>(simd, codes, &mut products, 3);
+                tokens.add_group::<S, C, 3>(simd, codes, &mut products, 4);
+                tokens.finish::<S, C>(simd, &products, scales.scales[0], sums);
+                products = tokens.start::<S, C>(simd, Part::Second);
+                tokens.add_group::<S, C, 4>(simd, codes, &mut products, 1);
+                tokens.add_group::<S, C, 5>(simd, codes, &mut products, 2);
+                tokens.add_group::<S, C, 6>(simd, codes, &mut products, 3);
+                tokens.add_group::<S, C, 7>(simd, codes, &mut products, 4);
             } else {
                 // A line holds two groups.
-                self.add_group::<S, C, 4>(simd, codes, &mut products, 2);
-                self.add_group::<S, C, 1>(simd, codes, &mut products, 3);
-                self.add_group::<S, C, 5>(simd, codes, &mut products, 4);
-                self.add_group::<S, C, 2>(simd, codes, &mut products, 5);
-                self.add_group::<S, C, 6>(simd, codes, &mut products, 6);
-                self.add_group::<S, C, 3>(simd, codes, &mut products, 7);
-                self.add_group::<S, C, 7>(simd, codes, &mut products, 8);
+                tokens.add_group::<S, C, 4>(simd, codes, &mut products, 2);
+                tokens.add_group::<S, C, 1>(simd, codes, &mut products, 3);
+                tokens.add_group::<S, C, 5>(simd, codes, &mut products, 4);
+                tokens.add_group::<S, C, 2>(simd, codes, &mut products, 5);
+                tokens.add_group::<S, C, 6>(simd, codes, &mut products, 6);
+                tokens.add_group::<S, C, 3>(simd, codes, &mut products, 7);
+                tokens.add_group::<S, C, 7>(simd, codes, &mut products, 8);
             }
-            self.finish::<S, C>(simd, &products, scales.scales[1], sums);
-            if C::MINIMUM {
-                for t in 0..T {
-                    let scaled_sum = simd.splat((*self.token(t)).scaled_sum);
-                    sums[t] = simd.mul_add(scales.minimum, scaled_sum, sums[t]);
-                }
-            }
+            tokens.finish::<S, C>(simd, &products, scales.scales[1], sums);
+            tokens.add_minimum::<S, C>(simd, scales, sums);
         }
     }
+}
 
+#[expect(clippy::needless_range_loop, reason = "constant bounds on arrays that become registers")]
+impl<const T: usize> Tokens<T> {
     #[inline(always)]
     unsafe fn token(self, t: usize) -> *const Coded {
         // SAFETY: there are T of them.
@@ -211,22 +241,7 @@ impl<const T: usize> Tokens<T> {
         if C::OFFSET_BITS > 0 && (C::LAYOUT.bits < 8 || S::UNSIGNED_CODES) {
             for t in 0..T {
                 // SAFETY: the promise of `add_block`'s caller.
-                let negative = unsafe {
-                    let token = self.token(t);
-                    let all = &raw const (*token).negative_sum;
-                    let half = &raw const (*token).negative_half;
-                    match part {
-                        Part::All => simd.splat_integer_at(all),
-                        Part::First => simd.splat_integer_at(half),
-                        Part::Second => simd.sub_integers(simd.splat_integer_at(all), simd.splat_integer_at(half)),
-                    }
-                };
-                sums[t] = match C::OFFSET_BITS {
-                    3 => simd.shift_integers::<3>(negative),
-                    4 => simd.shift_integers::<4>(negative),
-                    5 => simd.shift_integers::<5>(negative),
-                    _ => simd.shift_integers::<7>(negative),
-                };
+                sums[t] = unsafe { self.offset::<S, C>(simd, t, part) };
             }
         }
         let mut partial = [simd.open(sums[0]); T];
@@ -234,6 +249,28 @@ impl<const T: usize> Tokens<T> {
             partial[t] = simd.open(sums[t]);
         }
         Products { sums, partial }
+    }
+
+    /// What the offset of the codes takes away from a token's products.
+    #[inline(always)]
+    unsafe fn offset<S: Simd, C: Codes>(self, simd: S, t: usize, part: Part) -> S::Integers {
+        // SAFETY: the promise of `add_block`'s caller.
+        let negative = unsafe {
+            let token = self.token(t);
+            let all = &raw const (*token).negative_sum;
+            let half = &raw const (*token).negative_half;
+            match part {
+                Part::All => simd.splat_integer_at(all),
+                Part::First => simd.splat_integer_at(half),
+                Part::Second => simd.sub_integers(simd.splat_integer_at(all), simd.splat_integer_at(half)),
+            }
+        };
+        match C::OFFSET_BITS {
+            3 => simd.shift_integers::<3>(negative),
+            4 => simd.shift_integers::<4>(negative),
+            5 => simd.shift_integers::<5>(negative),
+            _ => simd.shift_integers::<7>(negative),
+        }
     }
 
     /// The `nth` group since the start.
@@ -276,18 +313,43 @@ impl<const T: usize> Tokens<T> {
     ) {
         for t in 0..T {
             // SAFETY: the promise of `add_block`'s caller.
-            let token_scale = simd.splat(unsafe { (*self.token(t)).scale });
-            let product = simd.to_floats(products.sums[t]);
-            sums[t] = if C::ROW_SCALE {
-                simd.mul_add(product, token_scale, sums[t])
-            } else {
-                simd.mul_add(simd.mul(product, token_scale), scale, sums[t])
-            };
+            sums[t] = unsafe { self.scaled::<S, C>(simd, t, products.sums[t], scale, sums[t]) };
+        }
+    }
+
+    /// A token's products, times the scales, on top of `sum`.
+    #[inline(always)]
+    unsafe fn scaled<S: Simd, C: Codes>(
+        self,
+        simd: S,
+        t: usize,
+        products: S::Integers,
+        scale: S::Vector,
+        sum: S::Vector,
+    ) -> S::Vector {
+        // SAFETY: the promise of `add_block`'s caller.
+        let token_scale = simd.splat(unsafe { (*self.token(t)).scale });
+        let products = simd.to_floats(products);
+        if C::ROW_SCALE {
+            simd.mul_add(products, token_scale, sum)
+        } else {
+            simd.mul_add(simd.mul(products, token_scale), scale, sum)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_minimum<S: Simd, C: Codes>(self, simd: S, scales: &Scales<S::Vector>, sums: &mut [S::Vector; T]) {
+        if C::MINIMUM {
+            for t in 0..T {
+                // SAFETY: the promise of `add_block`'s caller.
+                let scaled_sum = simd.splat(unsafe { (*self.token(t)).scaled_sum });
+                sums[t] = simd.mul_add(scales.minimum, scaled_sum, sums[t]);
+            }
         }
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     All,
     First,

@@ -296,6 +296,16 @@ impl Simd for Avx2 {
         }
     }
 
+    #[cfg(avx512)]
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, x: IntegerPair) {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe {
+            _mm256_storeu_si256(to.cast(), x.0);
+            _mm256_storeu_si256(to.add(32).cast(), x.1);
+        }
+    }
+
     #[inline(always)]
     unsafe fn splat_four(self, from: *const i8) -> IntegerPair {
         // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
@@ -351,6 +361,20 @@ impl Simd for Avx2 {
             let x = _mm256_set1_epi32(*from);
             IntegerPair(x, x)
         }
+    }
+
+    #[cfg(avx512)]
+    #[inline(always)]
+    unsafe fn load_integers(self, from: *const i32) -> IntegerPair {
+        // SAFETY: the caller's promise.
+        unsafe { self.load_bytes(from.cast()) }
+    }
+
+    #[cfg(avx512)]
+    #[inline(always)]
+    fn add_integers(self, a: IntegerPair, b: IntegerPair) -> IntegerPair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { IntegerPair(_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)) }
     }
 
     #[inline(always)]

@@ -239,6 +239,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, x: __m512i) {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe { _mm512_storeu_si512(to.cast(), x) }
+    }
+
+    #[inline(always)]
     unsafe fn splat_four(self, from: *const i8) -> __m512i {
         // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
         unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
@@ -278,6 +284,18 @@ impl Simd for Avx512 {
     unsafe fn splat_integer_at(self, from: *const i32) -> __m512i {
         // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
         unsafe { _mm512_set1_epi32(*from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_integers(self, from: *const i32) -> __m512i {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn add_integers(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_add_epi32(a, b) }
     }
 
     #[inline(always)]

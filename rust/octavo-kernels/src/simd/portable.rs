@@ -192,6 +192,13 @@ impl Simd for Portable {
         unsafe { from.cast::<Self::Bytes>().read_unaligned() }
     }
 
+    #[cfg(avx512)]
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, x: Self::Bytes) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<Self::Bytes>().write_unaligned(x) };
+    }
+
     #[inline(always)]
     unsafe fn splat_four(self, from: *const i8) -> Self::Bytes {
         // SAFETY: the caller's promise.
@@ -230,6 +237,22 @@ impl Simd for Portable {
     unsafe fn splat_integer_at(self, from: *const i32) -> Self::Integers {
         // SAFETY: the caller's promise.
         [unsafe { *from }; LANES]
+    }
+
+    #[cfg(avx512)]
+    #[inline(always)]
+    unsafe fn load_integers(self, from: *const i32) -> Self::Integers {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<Self::Integers>().read_unaligned() }
+    }
+
+    #[cfg(avx512)]
+    #[inline(always)]
+    fn add_integers(self, mut a: Self::Integers, b: Self::Integers) -> Self::Integers {
+        for lane in 0..LANES {
+            a[lane] += b[lane];
+        }
+        a
     }
 
     #[inline(always)]

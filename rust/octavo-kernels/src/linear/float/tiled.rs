@@ -9,7 +9,7 @@ use half::bf16;
 
 use super::{LINES, ROUND_STEPS, ROUNDED, TOKENS, WIDE, round};
 use crate::linear::Item;
-use crate::simd::amx::{ROW, ROWS, Tiles};
+use crate::simd::amx::{Lines, ROW, ROWS, Tiles};
 use crate::simd::{LANES, Simd};
 
 /// Tokens of two tiles.
@@ -20,10 +20,6 @@ const TILE_STEPS: usize = ROW / 4;
 const _: () = assert!(TILE_STEPS == ROUND_STEPS && LINES.is_multiple_of(TILE_STEPS));
 
 const SUMS_STRIDE: usize = WIDE * LANES;
-
-/// Begins with a cache line, so that no row of a tile straddles two.
-#[repr(C, align(64))]
-struct Lines<T>(T);
 
 /// # Safety
 /// As `float::multiply`, of bfloat16 weights.
@@ -49,7 +45,7 @@ pub(super) unsafe fn product<S: Simd, T: Tiles>(simd: S, tiles: &mut T, item: &I
                     round(simd, item, tokens.clone(), begin..end, rounded);
                     for first in (0..tokens.len()).step_by(PAIR) {
                         let rows = tokens.len() - first;
-                        tiles.configure([rows.min(ROWS), rows.saturating_sub(ROWS).min(ROWS)]);
+                        tiles.configure([rows.min(ROWS), rows.saturating_sub(ROWS).min(ROWS)], TILE_STEPS);
                         let input = rounded.add(first * stride).cast_const();
                         for strip in wide.clone().step_by(2) {
                             let weights = item.part.strip(strip).add(begin * ROW);

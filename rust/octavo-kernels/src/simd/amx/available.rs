@@ -1,6 +1,6 @@
 //! Whether this process may use AMX: the processor has it, the system keeps its state, and its products are right.
 //!
-//! The last is seen by a product that takes some microseconds, as no test has run on such a machine.
+//! The last is seen by small products, as no test has run on such a machine.
 
 #[cfg(target_os = "linux")]
 use std::arch::{asm, x86_64::_xgetbv};
@@ -19,7 +19,8 @@ pub(super) fn is_available() -> bool {
         }
         // SAFETY: the machine has AMX, and this process may use it.
         let machine = unsafe { Amx::assume() };
-        let is_right = products(machine) == products(Emulated::new());
+        let is_right =
+            products(machine) == products(Emulated::new()) && byte_products(machine) == byte_products(Emulated::new());
         if !is_right {
             eprintln!("octavo: AMX stays unused, as its products on this machine are not those of its definition");
         }
@@ -84,7 +85,7 @@ fn products<T: Tiles>(mut tiles: T) -> Vec<f32> {
     let input = integers(2 * ROWS * COLUMNS, 7);
     let weights = integers(2 * ROWS * COLUMNS, 5);
     let mut sums: Vec<f32> = (0..2 * ROWS * STRIDE).map(|index| index as f32).collect();
-    tiles.configure([ROWS, LOWER]);
+    tiles.configure([ROWS, LOWER], COLUMNS / 2);
     // SAFETY: all three hold two tiles of rows, one below the other, and `sums` two beside each other.
     unsafe {
         let stride = STRIDE * size_of::<f32>();
@@ -111,6 +112,30 @@ fn products<T: Tiles>(mut tiles: T) -> Vec<f32> {
     sums
 }
 
+/// Columns of `byte_products`: half of what a tile has room for.
+const BYTES: usize = ROW / 2;
+
+/// A tile of signed bytes by one of unsigned bytes, from zero.
+fn byte_products<T: Tiles>(mut tiles: T) -> Vec<i32> {
+    let (input, weights) = (bytes(ROWS * BYTES, 7), bytes(ROWS * BYTES, 5));
+    let mut sums = vec![0; ROWS * ROWS];
+    tiles.configure([ROWS, 0], BYTES / 4);
+    // SAFETY: all three hold a tile; rows of the input have BYTES bytes.
+    unsafe {
+        tiles.zero::<0>();
+        tiles.load::<4>(input.as_ptr(), BYTES);
+        tiles.load::<6>(weights.as_ptr(), ROW);
+        tiles.dot_bytes::<0, 4, 6>();
+        tiles.store::<0>(sums.as_mut_ptr().cast(), ROW);
+    }
+    tiles.release();
+    sums
+}
+
+fn bytes(count: usize, seed: usize) -> Vec<u8> {
+    (0..count).map(|index| ((index * index + seed * index) % 251 + 2) as u8).collect()
+}
+
 /// From -11 to 11.
 fn integers(count: usize, seed: usize) -> Vec<bf16> {
     (0..count).map(|index| bf16::from_f32(((index * index + seed * index) % 23) as f32 - 11.0)).collect()
@@ -135,6 +160,18 @@ mod tests {
             let before = if strip == 0 { index as f32 } else { 0.0 };
             let expected = if token < ROWS + LOWER { before + products.sum::<f32>() } else { index as f32 };
             assert_eq!(sum, expected, "({token}, {column})");
+        }
+    }
+
+    #[test]
+    fn the_emulation_makes_the_products_of_bytes() {
+        let (input, weights) = (bytes(ROWS * BYTES, 7), bytes(ROWS * BYTES, 5));
+        for (index, sum) in byte_products(Emulated::new()).into_iter().enumerate() {
+            let (token, lane) = (index / ROWS, index % ROWS);
+            let products = (0..BYTES).map(|k| {
+                i32::from(input[token * BYTES + k] as i8) * i32::from(weights[k / 4 * ROW + lane * 4 + k % 4])
+            });
+            assert_eq!(sum, products.sum::<i32>(), "({token}, {lane})");
         }
     }
 
