@@ -1,14 +1,18 @@
 //! Causal attention over the paged cache: the calls, and what they share.
 //!
 //! A step enters by `attention`, one call a layer on slices, or, inside a team, by the two phases `rotate_and_store` and
-//! `attend`. store.rs rotates and writes K and V; schedule.rs cuts the step into items; work.rs computes one: split.rs says
-//! where its K and V lie, rows.rs does the products, state.rs merges the softmax over KV splits.
+//! `attend`. store.rs rotates and writes K and V, which turn.rs brings into a page's order; schedule.rs cuts the step into
+//! items; work.rs computes one: split.rs says where its K and V lie, widen.rs converts them for the many rows of a prompt,
+//! rows.rs does the products, weigh.rs the softmax of a split, state.rs merges that of several.
 
 mod rows;
 mod schedule;
 mod split;
 mod state;
 mod store;
+mod turn;
+mod weigh;
+mod widen;
 mod work;
 
 use crate::error::check_length;
@@ -59,6 +63,17 @@ unsafe impl Send for HeadRows {}
 // SAFETY: as `QkvRows`.
 unsafe impl Sync for HeadRows {}
 
+/// What a step's attention reads and writes.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    query: HeadRows,
+    source: Source,
+    rotation: Option<&'a Rotation<'a>>,
+    out: HeadRows,
+    /// Whose floats `out` is.
+    activations: Option<&'a Activations>,
+}
+
 impl KvCache {
     /// Writes key and value of the step's tokens into the cache, then attends from every query over its cached context.
     ///
@@ -99,14 +114,15 @@ impl KvCache {
         }
         self.prepare(group);
         let read_only = |rows: &[f32], stride| HeadRows { pointer: rows.as_ptr().cast_mut(), stride };
-        let source = Source { query: None, key: read_only(key, kv_len), value: read_only(value, kv_len) };
+        let source = Source { key: read_only(key, kv_len), value: read_only(value, kv_len) };
         let query = read_only(query, kv_len * group);
         let out = HeadRows { pointer: out.as_mut_ptr(), stride: kv_len * group };
         self.kernels.pool.team(|team| {
-            // SAFETY: the lengths were checked against the step's tokens; without a rotation, `store` only reads.
+            // SAFETY: the lengths were checked against the step's tokens.
             unsafe {
                 self.store(team, layer, source, None);
-                self.attend_rows(team, layer, query, out, None, options);
+                let rows = Rows { query, source, rotation: None, out, activations: None };
+                self.attend_rows(team, layer, rows, options);
             }
         });
         Ok(())
@@ -117,47 +133,56 @@ impl KvCache {
         self.schedule.prepare(&self.sequences, &self.config, group);
     }
 
-    /// Norms and rotates the heads of the step's tokens in place, and puts K and V into their slots. A phase.
+    /// Norms and rotates K of the step's tokens, and puts it and V into their slots. A phase, or none: see `attend`.
     ///
     /// # Safety
-    /// `layer` is below num_layers; `qkv` has a row for each token of the step, which only this phase uses.
+    /// `layer` is below num_layers; `qkv` has a row for each token of the step, which nobody writes.
     pub(crate) unsafe fn rotate_and_store(&self, team: &Team<'_>, layer: usize, qkv: QkvRows, rotation: &Rotation<'_>) {
-        let (query, kv) = (self.query_len(), self.config.num_kv_heads * self.config.head_dim);
-        let columns = |begin: usize| HeadRows { pointer: qkv.pointer.wrapping_add(begin), stride: qkv.stride };
-        let source = Source { query: Some(columns(0)), key: columns(query), value: columns(query + kv) };
         // SAFETY: the caller's promise.
-        unsafe { self.store(team, layer, source, Some(rotation)) };
+        unsafe { self.store(team, layer, self.source(qkv), Some(rotation)) };
     }
 
-    /// Attends from every query of the step over its cached context, and quantises what it writes. A phase.
+    /// Attends from every query of the step, normed and rotated, over its cached context, and quantises what it writes. A
+    /// phase, which also stores K and V where every sequence has a single token.
     ///
     /// # Safety
-    /// `layer` is below num_layers; `qkv` and `out` have a row for each token of the step; `out` is written by this
-    /// phase alone.
+    /// As `rotate_and_store`, which came before with the same arguments; `out` has a row for each token of the step,
+    /// which this phase alone writes.
     pub(crate) unsafe fn attend(
         &self,
         team: &Team<'_>,
         layer: usize,
         qkv: QkvRows,
+        rotation: &Rotation<'_>,
         out: &Activations,
         options: AttentionOptions,
     ) {
-        let query = HeadRows { pointer: qkv.pointer, stride: qkv.stride };
         // SAFETY: the caller's promise.
         unsafe {
-            let rows = HeadRows { pointer: out.row(0), stride: out.stride() };
-            self.attend_rows(team, layer, query, rows, Some(out), options);
+            let rows = Rows {
+                query: HeadRows { pointer: qkv.pointer, stride: qkv.stride },
+                source: self.source(qkv),
+                rotation: Some(rotation),
+                out: HeadRows { pointer: out.row(0), stride: out.stride() },
+                activations: Some(out),
+            };
+            self.attend_rows(team, layer, rows, options);
         }
     }
 
-    /// Floats of a token's query heads.
-    fn query_len(&self) -> usize {
-        self.config.num_kv_heads * self.schedule.group() * self.config.head_dim
+    fn source(&self, qkv: QkvRows) -> Source {
+        let kv = self.config.num_kv_heads * self.config.head_dim;
+        let query = kv * self.schedule.group();
+        let columns = |begin: usize| HeadRows { pointer: qkv.pointer.wrapping_add(begin), stride: qkv.stride };
+        Source { key: columns(query), value: columns(query + kv) }
     }
 
     /// # Safety
-    /// As `rotate_and_store`; without a rotation the rows are only read.
+    /// As `rotate_and_store`.
     unsafe fn store(&self, team: &Team<'_>, layer: usize, source: Source, rotation: Option<&Rotation<'_>>) {
+        if self.stores_by_item {
+            return;
+        }
         match self.config.dtype {
             KvType::F32 => self.store_as::<f32>(team, layer, source, rotation),
             KvType::Bf16 => self.store_as::<half::bf16>(team, layer, source, rotation),
@@ -167,8 +192,7 @@ impl KvCache {
     }
 
     fn store_as<E: KvElement>(&self, team: &Team<'_>, layer: usize, source: Source, rotation: Option<&Rotation<'_>>) {
-        let pages = self.layer_pages::<E>(layer);
-        let call = StoreCall { config: &self.config, group: self.schedule.group(), pages, source, rotation };
+        let call = StoreCall { config: &self.config, pages: self.layer_pages::<E>(layer), source, rotation };
         team.each(self.blocks.len(), |index| {
             let pieces = &self.pieces[self.blocks[index].clone()];
             self.kernels.run(Store { call: &call, pieces });
@@ -177,39 +201,27 @@ impl KvCache {
 
     /// # Safety
     /// As `attend`.
-    unsafe fn attend_rows(
-        &self,
-        team: &Team<'_>,
-        layer: usize,
-        query: HeadRows,
-        out: HeadRows,
-        activations: Option<&Activations>,
-        options: AttentionOptions,
-    ) {
+    unsafe fn attend_rows(&self, team: &Team<'_>, layer: usize, rows: Rows<'_>, options: AttentionOptions) {
         match self.config.dtype {
-            KvType::F32 => self.attend_as::<f32>(team, layer, query, out, activations, options),
-            KvType::Bf16 => self.attend_as::<half::bf16>(team, layer, query, out, activations, options),
-            KvType::F16 => self.attend_as::<half::f16>(team, layer, query, out, activations, options),
-            KvType::Int8 => self.attend_as::<i8>(team, layer, query, out, activations, options),
+            KvType::F32 => self.attend_as::<f32>(team, layer, rows, options),
+            KvType::Bf16 => self.attend_as::<half::bf16>(team, layer, rows, options),
+            KvType::F16 => self.attend_as::<half::f16>(team, layer, rows, options),
+            KvType::Int8 => self.attend_as::<i8>(team, layer, rows, options),
         }
     }
 
-    fn attend_as<E: KvElement>(
-        &self,
-        team: &Team<'_>,
-        layer: usize,
-        query: HeadRows,
-        out: HeadRows,
-        activations: Option<&Activations>,
-        options: AttentionOptions,
-    ) {
-        let schedule = &self.schedule;
+    fn attend_as<E: KvElement>(&self, team: &Team<'_>, layer: usize, rows: Rows<'_>, options: AttentionOptions) {
+        let (schedule, pages) = (&self.schedule, self.layer_pages::<E>(layer));
+        let Rows { query, source, rotation, out, activations } = rows;
+        let store = StoreCall { config: &self.config, pages, source, rotation };
         let call = Call {
             config: &self.config,
-            pages: self.layer_pages::<E>(layer),
+            pages,
             table: &self.table,
             sequences: &self.sequences,
             query,
+            rotation,
+            store: self.stores_by_item.then_some(store),
             out,
             group: schedule.group(),
             options,
@@ -234,9 +246,10 @@ impl KvCache {
             }
         });
         if let Some(activations) = quantised.filter(|_| !at_once) {
+            let columns = item_len * self.config.num_kv_heads;
             team.each(self.num_tokens, |token| {
                 // SAFETY: all heads of the token are there, and the token is this index's alone.
-                unsafe { activations.quantise(&self.kernels, token, 0..self.query_len()) };
+                unsafe { activations.quantise(&self.kernels, token, 0..columns) };
             });
         }
     }

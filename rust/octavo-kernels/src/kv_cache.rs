@@ -142,6 +142,10 @@ pub struct KvCache {
     pub(crate) pieces: Vec<Piece>,
     /// The pieces of each block.
     pub(crate) blocks: Vec<Range<usize>>,
+    /// Every sequence has one token, whose block no other one sees: who attends to it may store it.
+    pub(crate) stores_by_item: bool,
+    /// [num_blocks] bits: see `stores_apart`.
+    written: Vec<u64>,
     pub(crate) schedule: Schedule,
 }
 
@@ -167,6 +171,8 @@ impl KvCache {
             num_tokens: 0,
             pieces: Vec::new(),
             blocks: Vec::new(),
+            stores_by_item: false,
+            written: vec![0; config.num_blocks.div_ceil(64)],
             schedule,
         })
     }
@@ -207,8 +213,38 @@ impl KvCache {
             let context = seq_len as usize - query_len;
             self.sequences.push(Sequence { row: row as usize, query_begin, query_len, context });
         }
+        self.stores_by_item = self.stores_apart();
         self.schedule.invalidate();
         Ok(())
+    }
+
+    /// Whether every sequence has one token, its slot is where the sequence will read it, and no other sequence reads
+    /// that block.
+    fn stores_apart(&mut self) -> bool {
+        let block_size = self.config.block_size;
+        let single = self.sequences.iter().all(|sequence| sequence.query_len == 1);
+        if !single || self.pieces.len() != self.num_tokens || self.blocks.len() != self.num_tokens {
+            return false;
+        }
+        for piece in &self.pieces {
+            self.written[piece.block / 64] |= 1 << (piece.block % 64);
+        }
+        let mut seen = 0;
+        for sequence in &self.sequences {
+            let blocks = &self.table[sequence.row * self.config.max_blocks_per_seq..][..=sequence.context / block_size];
+            seen += blocks.iter().filter(|&&block| self.written[block as usize / 64] >> (block % 64) & 1 == 1).count();
+        }
+        for piece in &self.pieces {
+            self.written[piece.block / 64] = 0;
+        }
+        // Each of them once: by the sequence that writes it, if each one writes the last block that it sees.
+        seen == self.num_tokens
+            && self.pieces.iter().all(|piece| {
+                let sequence = &self.sequences[piece.token];
+                let (column, offset) = (sequence.context / block_size, sequence.context % block_size);
+                let block = self.table[sequence.row * self.config.max_blocks_per_seq + column];
+                block as usize == piece.block && offset == piece.offset
+            })
     }
 
     fn collect_pieces(&mut self, slots: &[i64]) {

@@ -214,14 +214,24 @@ impl Kernel for Rope<'_> {
     fn run<S: Simd>(self, simd: S) {
         let half = self.angles.len() / 2;
         let (cosines, sines) = self.angles.split_at(half);
-        for head in self.heads.chunks_exact_mut(self.head_dim) {
-            let (first, second) = head[..2 * half].split_at_mut(half);
-            for at in (0..half).step_by(LANES) {
-                let (x, y) = (load_slice(simd, first, at), load_slice(simd, second, at));
-                let (cosine, sine) = (load_slice(simd, cosines, at), load_slice(simd, sines, at));
-                let minus_sine = simd.sub(simd.splat(0.0), sine);
-                store_slice(simd, first, at, simd.mul_add(y, minus_sine, simd.mul(x, cosine)));
-                store_slice(simd, second, at, simd.mul_add(x, sine, simd.mul(y, cosine)));
+        for at in (0..half).step_by(LANES) {
+            let (cosine, sine) = (load_slice(simd, cosines, at), load_slice(simd, sines, at));
+            let minus_sine = simd.sub(simd.splat(0.0), sine);
+            for head in self.heads.chunks_exact_mut(self.head_dim) {
+                let (first, second) = head[..2 * half].split_at_mut(half);
+                if half - at >= LANES {
+                    let (first, second) = (&mut first[at..at + LANES], &mut second[at..at + LANES]);
+                    // SAFETY: 16 floats each.
+                    unsafe {
+                        let (x, y) = (simd.load(first.as_ptr()), simd.load(second.as_ptr()));
+                        simd.store(first.as_mut_ptr(), simd.mul_add(y, minus_sine, simd.mul(x, cosine)));
+                        simd.store(second.as_mut_ptr(), simd.mul_add(x, sine, simd.mul(y, cosine)));
+                    }
+                } else {
+                    let (x, y) = (load_slice(simd, first, at), load_slice(simd, second, at));
+                    store_slice(simd, first, at, simd.mul_add(y, minus_sine, simd.mul(x, cosine)));
+                    store_slice(simd, second, at, simd.mul_add(x, sine, simd.mul(y, cosine)));
+                }
             }
         }
     }

@@ -273,16 +273,12 @@ pub(crate) fn prefetch(address: *const u8) {
 
 /// An element type that is widened to float32 when loaded.
 pub(crate) trait Element: Copy + 'static {
-    const ZERO: Self;
-
     /// # Safety
     /// 16 elements are readable at `from`.
     unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::Vector;
 }
 
 impl Element for f32 {
-    const ZERO: Self = 0.0;
-
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::Vector {
         // SAFETY: the caller's promise.
@@ -291,8 +287,6 @@ impl Element for f32 {
 }
 
 impl Element for half::bf16 {
-    const ZERO: Self = half::bf16::ZERO;
-
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::Vector {
         // SAFETY: the caller's promise.
@@ -301,8 +295,6 @@ impl Element for half::bf16 {
 }
 
 impl Element for half::f16 {
-    const ZERO: Self = half::f16::ZERO;
-
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::Vector {
         // SAFETY: the caller's promise.
@@ -311,8 +303,6 @@ impl Element for half::f16 {
 }
 
 impl Element for i8 {
-    const ZERO: Self = 0;
-
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::Vector {
         // SAFETY: the caller's promise.

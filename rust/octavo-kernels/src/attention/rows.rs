@@ -1,30 +1,33 @@
 //! The products of up to six query rows over one split: scores from K, and the sum of V by weights.
 //!
 //! Every element is summed by one lane, a score in the order of the head's dimensions and an output in that of the
-//! positions; so its bits do not depend on how rows and strips are grouped into register tiles. While a strip is read,
-//! a later one is fetched: the pages of a context lie scattered, and no hardware foresees the next.
+//! positions; so its bits do not depend on how rows and strips are grouped into register tiles. While a strip of pages is
+//! read, a later one is fetched: the pages of a context lie scattered, and no hardware foresees the next.
 
 use crate::kv_cache::KvElement;
 use crate::simd::{Kernel, LANES, Simd, prefetch};
 
-use super::split::{SPLIT, Split};
+use super::split::Split;
+use super::weigh::SCORES;
 
 /// Rows that a kernel takes at most.
 pub(super) const MAX_ROWS: usize = 6;
 
-const CACHE_LINE: usize = 64;
+pub(super) const CACHE_LINE: usize = 64;
 
 /// scores[row, position] = query[row] · K[position], for all strips of the split.
-pub(super) struct Scores<'a, E> {
+///
+/// AHEAD says whether to fetch later strips: not where `split` is widened.
+pub(super) struct Scores<'a, E, const AHEAD: bool> {
     pub(super) split: &'a Split<E>,
     pub(super) rows: usize,
     /// [rows, head_dim]
     pub(super) query: *const f32,
-    /// [rows, SPLIT]
+    /// [rows, SCORES]
     pub(super) scores: *mut f32,
 }
 
-impl<E: KvElement> Kernel for Scores<'_, E> {
+impl<E: KvElement, const AHEAD: bool> Kernel for Scores<'_, E, AHEAD> {
     type Output = ();
 
     #[inline(always)]
@@ -40,7 +43,7 @@ impl<E: KvElement> Kernel for Scores<'_, E> {
     }
 }
 
-impl<E: KvElement> Scores<'_, E> {
+impl<E: KvElement, const AHEAD: bool> Scores<'_, E, AHEAD> {
     #[inline(always)]
     fn all_strips<S: Simd, const R: usize>(&self, simd: S) {
         let together = S::ACCUMULATORS / R;
@@ -50,6 +53,9 @@ impl<E: KvElement> Scores<'_, E> {
             if together >= 4 && left >= 4 {
                 self.tile::<S, R, 4>(simd, strip);
                 strip += 4;
+            } else if together >= 3 && left >= 3 {
+                self.tile::<S, R, 3>(simd, strip);
+                strip += 3;
             } else if together >= 2 && left >= 2 {
                 self.tile::<S, R, 2>(simd, strip);
                 strip += 2;
@@ -71,7 +77,9 @@ impl<E: KvElement> Scores<'_, E> {
         let mut ahead = [std::ptr::null(); N];
         for n in 0..N {
             keys[n] = self.split.strip(strip + n).keys;
-            ahead[n] = self.split.after_keys(strip + n);
+            if AHEAD {
+                ahead[n] = self.split.after_keys(strip + n);
+            }
         }
         for begin in (0..head_dim).step_by(rows_of_line) {
             for part in 0..rows_of_line {
@@ -80,7 +88,7 @@ impl<E: KvElement> Scores<'_, E> {
                 for n in 0..N {
                     // SAFETY: K of the strip has head_dim rows, a multiple of 8.
                     columns[n] = unsafe { E::load(simd, keys[n].add(dimension * stride)) };
-                    if n % rows_of_line == part {
+                    if AHEAD && n % rows_of_line == part {
                         prefetch(ahead[n].wrapping_add(begin / rows_of_line * CACHE_LINE));
                     }
                 }
@@ -95,26 +103,28 @@ impl<E: KvElement> Scores<'_, E> {
         }
         for r in 0..R {
             for n in 0..N {
-                // SAFETY: `scores` has SPLIT floats for each row.
-                unsafe { simd.store(self.scores.add(r * SPLIT + (strip + n) * LANES), sums[r][n]) };
+                // SAFETY: `scores` has SCORES floats for each row.
+                unsafe { simd.store(self.scores.add(r * SCORES + (strip + n) * LANES), sums[r][n]) };
             }
         }
     }
 }
 
 /// numerator[row] += weights[row, position] · V[position], for positions `from..to` of the split.
-pub(super) struct Gather<'a, E> {
+///
+/// AHEAD as in `Scores`.
+pub(super) struct Gather<'a, E, const AHEAD: bool> {
     pub(super) split: &'a Split<E>,
     pub(super) rows: usize,
     pub(super) from: usize,
     pub(super) to: usize,
-    /// [rows, SPLIT]
+    /// [rows, SCORES]
     pub(super) weights: *const f32,
     /// [rows, padded head_dim]
     pub(super) numerator: *mut f32,
 }
 
-impl<E: KvElement> Kernel for Gather<'_, E> {
+impl<E: KvElement, const AHEAD: bool> Kernel for Gather<'_, E, AHEAD> {
     type Output = ();
 
     #[inline(always)]
@@ -130,7 +140,7 @@ impl<E: KvElement> Kernel for Gather<'_, E> {
     }
 }
 
-impl<E: KvElement> Gather<'_, E> {
+impl<E: KvElement, const AHEAD: bool> Gather<'_, E, AHEAD> {
     #[inline(always)]
     fn all_columns<S: Simd, const R: usize>(&self, simd: S) {
         let together = S::ACCUMULATORS / R;
@@ -165,11 +175,13 @@ impl<E: KvElement> Gather<'_, E> {
             let begin = self.from.max(strip * LANES);
             let end = self.to.min((strip + 1) * LANES);
             let values = self.split.strip(strip).values;
-            let ahead = self.split.after_values(strip);
+            let ahead = if AHEAD { self.split.after_values(strip) } else { std::ptr::null() };
             for position in begin..end {
                 let element = (position - strip * LANES) * width + column;
-                for line in 0..(N * LANES * size_of::<E>()).div_ceil(CACHE_LINE) {
-                    prefetch(ahead.wrapping_add(element * size_of::<E>() + line * CACHE_LINE));
+                if AHEAD {
+                    for line in 0..(N * LANES * size_of::<E>()).div_ceil(CACHE_LINE) {
+                        prefetch(ahead.wrapping_add(element * size_of::<E>() + line * CACHE_LINE));
+                    }
                 }
                 let mut columns = [simd.splat(0.0); N];
                 for n in 0..N {
@@ -177,8 +189,8 @@ impl<E: KvElement> Gather<'_, E> {
                     columns[n] = unsafe { E::load(simd, values.add(element + n * LANES)) };
                 }
                 for r in 0..R {
-                    // SAFETY: there are SPLIT weights for each row.
-                    let weight = simd.splat(unsafe { *self.weights.add(r * SPLIT + position) });
+                    // SAFETY: there are SCORES weights for each row.
+                    let weight = simd.splat(unsafe { *self.weights.add(r * SCORES + position) });
                     for n in 0..N {
                         sums[r][n] = simd.mul_add(weight, columns[n], sums[r][n]);
                     }

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU32;
 
 use crate::kv_cache::{KvCacheConfig, Sequence};
 use crate::pool::lock;
+use crate::simd::LANES;
 
 use super::rows::MAX_ROWS;
 use super::split::SPLIT;
@@ -32,6 +33,8 @@ pub(super) struct Item {
     pub(super) token_end: usize,
     pub(super) split_begin: usize,
     pub(super) split_end: usize,
+    /// Positions that its last token sees.
+    pub(super) visible: usize,
     pub(super) join: Option<Join>,
 }
 
@@ -40,9 +43,10 @@ impl Item {
         (self.token_end - self.token_begin) * group
     }
 
-    /// About proportional to the time that it takes: a kernel reads K and V once for MAX_ROWS rows.
+    /// About proportional to the time that it takes: a kernel reads a strip of K and V once for MAX_ROWS rows.
     fn cost(&self, group: usize) -> usize {
-        self.rows(group).div_ceil(MAX_ROWS) * (self.split_end - self.split_begin)
+        let positions = self.visible.min(self.split_end * SPLIT) - self.split_begin * SPLIT;
+        self.rows(group).div_ceil(MAX_ROWS) * positions.div_ceil(LANES)
     }
 
     /// In the step's columns.
@@ -115,7 +119,7 @@ impl Schedule {
         for (index, sequence) in sequences.iter().enumerate() {
             for token_begin in (0..sequence.query_len).step_by(tile) {
                 let token_end = sequence.query_len.min(token_begin + tile);
-                let split_end = (sequence.context + token_end).div_ceil(SPLIT);
+                let visible = sequence.context + token_end;
                 for kv_head in 0..config.num_kv_heads {
                     let item = Item {
                         sequence: index,
@@ -123,7 +127,8 @@ impl Schedule {
                         token_begin,
                         token_end,
                         split_begin: 0,
-                        split_end,
+                        split_end: visible.div_ceil(SPLIT),
+                        visible,
                         join: None,
                     };
                     total_cost += item.cost(group);

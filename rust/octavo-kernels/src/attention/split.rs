@@ -3,6 +3,8 @@
 use crate::kv_cache::{KvElement, Pages};
 use crate::simd::{LANES, prefetch};
 
+use super::widen::TOGETHER;
+
 /// Positions of KV whose softmax state is computed on its own and then merged: part of the definition of the result.
 pub(super) const SPLIT: usize = 256;
 
@@ -21,6 +23,15 @@ pub(super) struct Strip<E> {
     /// [16] each, where the elements have scales.
     pub(super) key_scales: *const f32,
     pub(super) value_scales: *const f32,
+}
+
+impl<E> Strip<E> {
+    const NOWHERE: Self = Self {
+        keys: std::ptr::null(),
+        values: std::ptr::null(),
+        key_scales: std::ptr::null(),
+        value_scales: std::ptr::null(),
+    };
 }
 
 /// One kv head of one sequence.
@@ -120,13 +131,7 @@ impl<E: KvElement> Split<E> {
             context.copy(begin, end, local.pages);
         }
         let (first, last) = ((begin - split_begin) / LANES, (end - split_begin).div_ceil(LANES));
-        let nowhere = Strip {
-            keys: std::ptr::null(),
-            values: std::ptr::null(),
-            key_scales: std::ptr::null(),
-            value_scales: std::ptr::null(),
-        };
-        let mut strips = [nowhere; STRIPS];
+        let mut strips = [Strip::NOWHERE; STRIPS];
         let mut reads = [std::ptr::null(); 2 * STRIPS + AHEAD];
         for index in first..last {
             let position = if in_place { split_begin } else { 0 } + index * LANES;
@@ -165,6 +170,20 @@ impl<E: KvElement> Split<E> {
     #[inline(always)]
     pub(super) fn after_values(&self, strip: usize) -> *const u8 {
         self.reads[self.last - self.first + strip - self.first + AHEAD]
+    }
+}
+
+impl Split<f32> {
+    /// The first `count` strips of K or of V as widen.rs leaves them at `from`.
+    #[inline(always)]
+    pub(super) fn widened(from: *const f32, count: usize, head_dim: usize, width: usize) -> Self {
+        let mut strips = [Strip::NOWHERE; STRIPS];
+        for (index, strip) in strips.iter_mut().enumerate().take(count) {
+            strip.keys = from.wrapping_add(index * LANES);
+            strip.values = from.wrapping_add(index * LANES * width);
+        }
+        let reads = [std::ptr::null(); 2 * STRIPS + AHEAD];
+        Self { strips, key_stride: TOGETHER * LANES, head_dim, width, first: 0, last: count, reads }
     }
 }
 

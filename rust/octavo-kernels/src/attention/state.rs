@@ -2,7 +2,9 @@
 
 use crate::simd::{LANES, Simd};
 
-/// Softmax states of some rows: the output's numerator, the largest score, the sum of the exponentials.
+use super::weigh::power_of_two;
+
+/// Softmax states of some rows: the output's numerator, the largest score, the sum of the weights.
 #[derive(Clone, Copy)]
 pub(super) struct State {
     /// [rows, padded head_dim]
@@ -60,8 +62,8 @@ impl State {
             unsafe {
                 let (old, new) = (simd.load(self.largest.add(first)), simd.load(later.largest.add(first)));
                 let largest = simd.max(new, old);
-                simd.store(keep.as_mut_ptr(), simd.exp(simd.sub(old, largest)));
-                simd.store(take.as_mut_ptr(), simd.exp(simd.sub(new, largest)));
+                simd.store(keep.as_mut_ptr(), power_of_two(simd, simd.sub(old, largest)));
+                simd.store(take.as_mut_ptr(), power_of_two(simd, simd.sub(new, largest)));
                 simd.store(self.largest.add(first), largest);
                 for lane in 0..LANES.min(self.rows - first) {
                     let row = first + lane;

@@ -1,13 +1,18 @@
-//! Rotation of the step's query and key heads, and K and V into their slots.
+//! Rotation of the step's key heads, and K and V into their slots.
 //!
 //! An item is a block of the cache with the step's tokens in it, in their order: so no two threads write the same page
-//! even where tokens share a slot, and a prompt's K is turned a block at a time.
+//! even where tokens share a slot, and a prompt's K is turned a block at a time. Queries are rotated where they are
+//! multiplied, and nothing that is rotated is written back.
+
+use std::mem::MaybeUninit;
 
 use crate::kv_cache::{KvCacheConfig, KvElement, Pages, Piece};
 use crate::norm_rope::{RmsNorm, Rope};
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, prefetch};
 
 use super::HeadRows;
+use super::rows::CACHE_LINE;
+use super::turn::turn;
 
 /// Rotary embedding, after a norm of each head where the weights are given.
 #[derive(Clone, Copy)]
@@ -24,11 +29,30 @@ pub(crate) struct Rotation<'a> {
     pub(crate) norm_eps: f32,
 }
 
+impl Rotation<'_> {
+    /// Norms and rotates heads of a token.
+    #[inline(always)]
+    pub(super) fn apply<S: Simd>(
+        &self,
+        simd: S,
+        token: usize,
+        heads: &mut [f32],
+        head_dim: usize,
+        norm: Option<&[f32]>,
+    ) {
+        let angles = &self.cos_sin[self.positions[token] as usize * self.rotary_dim..][..self.rotary_dim];
+        if let Some(weight) = norm {
+            for head in heads.chunks_exact_mut(head_dim) {
+                RmsNorm { x: head, weight, eps: self.norm_eps }.run(simd);
+            }
+        }
+        Rope { heads, head_dim, angles }.run(simd);
+    }
+}
+
 /// Where the rows of the step's tokens are.
 #[derive(Clone, Copy)]
 pub(super) struct Source {
-    /// To be rotated.
-    pub(super) query: Option<HeadRows>,
     pub(super) key: HeadRows,
     pub(super) value: HeadRows,
 }
@@ -36,7 +60,6 @@ pub(super) struct Source {
 /// What all items of one call share.
 pub(super) struct StoreCall<'a, E> {
     pub(super) config: &'a KvCacheConfig,
-    pub(super) group: usize,
     /// The layer's pages.
     pub(super) pages: Pages<E>,
     pub(super) source: Source,
@@ -53,6 +76,8 @@ pub(super) struct Store<'a, E> {
 /// Tokens whose K is turned together.
 const TOGETHER: usize = 16;
 
+const MAX_HEAD_DIM: usize = 256;
+
 impl<E: KvElement> Kernel for Store<'_, E> {
     type Output = ();
 
@@ -60,13 +85,14 @@ impl<E: KvElement> Kernel for Store<'_, E> {
     fn run<S: Simd>(self, simd: S) {
         let Store { call, pieces } = self;
         for piece in pieces {
-            for token in piece.token..piece.token + piece.count {
-                call.rotate(simd, token);
+            for head in 0..call.config.num_kv_heads {
+                call.prefetch(*piece, head);
             }
             for begin in (0..piece.count).step_by(TOGETHER) {
                 let count = TOGETHER.min(piece.count - begin);
+                let part = Piece { token: piece.token + begin, offset: piece.offset + begin, count, ..*piece };
                 for head in 0..call.config.num_kv_heads {
-                    call.write(simd, piece.block, piece.offset + begin, piece.token + begin, count, head);
+                    call.write(simd, part, head);
                 }
             }
         }
@@ -74,43 +100,47 @@ impl<E: KvElement> Kernel for Store<'_, E> {
 }
 
 impl<E: KvElement> StoreCall<'_, E> {
+    /// A token's K goes into every line of a page's K, so they are all fetched together.
     #[inline(always)]
-    fn rotate<S: Simd>(&self, simd: S, token: usize) {
-        let Some(rotation) = self.rotation else { return };
-        let Rotation { positions, cos_sin, rotary_dim, query_norm, key_norm, norm_eps } = *rotation;
-        let (kv_heads, head_dim) = (self.config.num_kv_heads, self.config.head_dim);
-        let angles = &cos_sin[positions[token] as usize * rotary_dim..][..rotary_dim];
-        let key = (Some(self.source.key), kv_heads, key_norm);
-        for (rows, heads, norm) in [(self.source.query, kv_heads * self.group, query_norm), key] {
-            let Some(rows) = rows else { continue };
-            // SAFETY: the rows are the step's, and this token is this item's alone.
-            let heads =
-                unsafe { std::slice::from_raw_parts_mut(rows.pointer.add(token * rows.stride), heads * head_dim) };
-            if let Some(weight) = norm {
-                for head in heads.chunks_exact_mut(head_dim) {
-                    RmsNorm { x: head, weight, eps: norm_eps }.run(simd);
-                }
-            }
-            Rope { heads, head_dim, angles }.run(simd);
+    pub(super) fn prefetch(&self, piece: Piece, head: usize) {
+        let Pages { head_dim, width, block_size, .. } = self.pages;
+        let keys = self.pages.keys(piece.block, head).cast_const().cast::<u8>();
+        for line in (0..head_dim * block_size * size_of::<E>()).step_by(CACHE_LINE) {
+            prefetch(keys.wrapping_add(line));
+        }
+        let values = self.pages.values(piece.block, head).wrapping_add(piece.offset * width).cast_const().cast::<u8>();
+        for line in (0..piece.count * width * size_of::<E>()).step_by(CACHE_LINE) {
+            prefetch(values.wrapping_add(line));
         }
     }
 
-    /// K and V of one head of `count` tokens from `token` on, into the block from `offset` on.
+    /// K and V of one head of at most TOGETHER tokens.
     #[inline(always)]
-    fn write<S: Simd>(&self, simd: S, block: usize, offset: usize, token: usize, count: usize, head: usize) {
+    pub(super) fn write<S: Simd>(&self, simd: S, piece: Piece, head: usize) {
+        let Piece { token, count, block, offset } = piece;
         let Pages { head_dim, width, block_size, .. } = self.pages;
         let (keys, values) = (self.pages.keys(block, head), self.pages.values(block, head));
         let scales = self.pages.scales(block, head);
-        let mut rows = [[E::ZERO; 256]; TOGETHER];
-        for (index, encoded) in rows.iter_mut().enumerate().take(count) {
+        // Not filled beforehand, which would take longer than the K of a single token.
+        let mut encoded = [const { MaybeUninit::<E>::uninit() }; TOGETHER * MAX_HEAD_DIM];
+        let encoded = encoded.as_mut_ptr().cast::<E>();
+        let mut rotated = [0.0; MAX_HEAD_DIM];
+        for index in 0..count {
             // SAFETY: the slots were checked against the number of blocks, so the page lies in this layer, and only this
-            // item has its block; the rows are the step's; `encoded` has room for the largest head.
+            // item has its block or, in it, this slot; the rows are the step's; `encoded` has room for TOGETHER heads.
             unsafe {
                 let row = |rows: HeadRows| {
                     let from = rows.pointer.add((token + index) * rows.stride + head * head_dim);
                     std::slice::from_raw_parts(from.cast_const(), head_dim)
                 };
-                let key_scale = E::encode(simd, row(self.source.key), encoded.as_mut_ptr());
+                let mut key = row(self.source.key);
+                if let Some(rotation) = self.rotation {
+                    let rotated = &mut rotated[..head_dim];
+                    rotated.copy_from_slice(key);
+                    rotation.apply(simd, token + index, rotated, head_dim, rotation.key_norm);
+                    key = rotated;
+                }
+                let key_scale = E::encode(simd, key, encoded.add(index * width));
                 let value_scale = E::encode(simd, row(self.source.value), values.add((offset + index) * width));
                 if E::SCALED {
                     *scales.add(offset + index) = key_scale;
@@ -118,11 +148,7 @@ impl<E: KvElement> StoreCall<'_, E> {
                 }
             }
         }
-        for dimension in 0..head_dim {
-            for (index, encoded) in rows.iter().enumerate().take(count) {
-                // SAFETY: as above.
-                unsafe { *keys.add(dimension * block_size + offset + index) = encoded[dimension] };
-            }
-        }
+        // SAFETY: `encode` has written `count` rows, and the page has as many columns from `offset` on.
+        unsafe { turn(encoded, width, count, head_dim, keys.add(offset), block_size) };
     }
 }

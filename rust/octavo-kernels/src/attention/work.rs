@@ -6,15 +6,19 @@
 //! merged in order. None of it depends on the batch, on the threads, or on which tokens of the sequence came in which
 //! step. What a row must not see is left out, not multiplied by zero, so that a NaN there cannot reach it.
 
+use std::f32::consts::LOG2_E;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::kv_cache::{KvCacheConfig, KvElement, Pages, Sequence};
+use crate::kv_cache::{KvCacheConfig, KvElement, Pages, Piece, Sequence};
 use crate::simd::{Kernel, LANES, Simd, store_first};
 
 use super::rows::{Gather, MAX_ROWS, Scores};
 use super::schedule::{Item, Join};
 use super::split::{AHEAD, Context, SPLIT, STRIPS, Split};
 use super::state::State;
+use super::store::{Rotation, StoreCall};
+use super::weigh::{SCORES, Weigh};
+use super::widen::{TOGETHER, WidenKeys, WidenValues};
 use super::{AttentionOptions, HeadRows};
 
 /// What all items of one call share.
@@ -25,6 +29,10 @@ pub(super) struct Call<'a, E> {
     pub(super) table: &'a [u32],
     pub(super) sequences: &'a [Sequence],
     pub(super) query: HeadRows,
+    /// Of the queries.
+    pub(super) rotation: Option<&'a Rotation<'a>>,
+    /// K and V that are still to be stored, if the items do that themselves: each one those of its token.
+    pub(super) store: Option<StoreCall<'a, E>>,
     /// Each item writes the rows of its own tokens and heads.
     pub(super) out: HeadRows,
     pub(super) group: usize,
@@ -36,10 +44,14 @@ pub(super) struct Call<'a, E> {
 /// A thread's working memory.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// [rows, head_dim], scaled.
+    /// [rows, head_dim], rotated and scaled.
     query: Vec<f32>,
-    /// [MAX_ROWS, SPLIT]
+    /// [rows, SCORES]
     scores: Vec<f32>,
+    /// [rows] the positions of a split that each row sees.
+    visible: Vec<(usize, usize)>,
+    /// K or V of a few strips.
+    widened: Vec<f32>,
     /// The states of one split, and of all so far.
     split: Vec<f32>,
     total: Vec<f32>,
@@ -53,7 +65,9 @@ impl Scratch {
         let grow = |buffer: &mut Vec<f32>, length: usize| buffer.resize(length.max(buffer.len()), 0.0);
         let state = State::floats(rows, config.padded_head_dim());
         grow(&mut self.query, rows * config.head_dim);
-        grow(&mut self.scores, MAX_ROWS * SPLIT);
+        grow(&mut self.scores, rows * SCORES);
+        grow(&mut self.widened, TOGETHER * LANES * config.padded_head_dim());
+        self.visible.resize(rows.max(self.visible.len()), (0, 0));
         grow(&mut self.split, state);
         grow(&mut self.total, state);
         if !config.block_size.is_multiple_of(LANES) {
@@ -80,7 +94,15 @@ impl<E: KvElement> Kernel for Work<'_, E> {
     fn run<S: Simd>(self, simd: S) -> bool {
         let Work { call, item, upcoming, scratch } = self;
         let rows = RowsOfItem::new(call, &item);
-        gather_queries(call, &item, &mut scratch.query);
+        if let Some(store) = &call.store {
+            // One item has the sequence's last split of this head.
+            let (piece, splits) = rows.slot_of_token(call, &item);
+            if item.split_end == splits {
+                store.prefetch(piece, item.kv_head);
+                store.write(simd, piece, item.kv_head);
+            }
+        }
+        gather_queries(simd, call, &item, &mut scratch.query);
         let (count, width) = (rows.count, call.config.padded_head_dim());
         // SAFETY: `fit` made room for both states.
         let (total, one_split) = unsafe {
@@ -171,17 +193,25 @@ fn is_last(counters: &[AtomicU32], join: &Join) -> bool {
     last
 }
 
+/// The item's query rows, rotated and multiplied by what makes their products with K scores.
 #[inline(always)]
-fn gather_queries<E>(call: &Call<'_, E>, item: &Item, to: &mut [f32]) {
+fn gather_queries<S: Simd, E>(simd: S, call: &Call<'_, E>, item: &Item, to: &mut [f32]) {
     let length = call.group * call.config.head_dim;
+    let AttentionOptions { scale, softcap, .. } = call.options;
+    // The soft cap's result is multiplied instead: see weigh.rs.
+    let factor = if softcap > 0.0 { scale } else { scale * LOG2_E };
     for (token, to) in item.tokens(call.sequences).zip(to.chunks_exact_mut(length)) {
         // SAFETY: `query` has the step's tokens and heads.
         let from = unsafe {
             let from = call.query.pointer.add(token * call.query.stride + item.kv_head * length);
             std::slice::from_raw_parts(from.cast_const(), length)
         };
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = from * call.options.scale;
+        to.copy_from_slice(from);
+        if let Some(rotation) = call.rotation {
+            rotation.apply(simd, token, to, call.config.head_dim, rotation.query_norm);
+        }
+        for x in to {
+            *x *= factor;
         }
     }
 }
@@ -212,6 +242,19 @@ impl<'a, E: KvElement> RowsOfItem<'a, E> {
             first_position: sequence.context + item.token_begin,
             count: (item.token_end - item.token_begin) * call.group,
         }
+    }
+
+    /// Where the item's only token goes, and the splits of the context with it.
+    #[inline(always)]
+    fn slot_of_token(&self, call: &Call<'_, E>, item: &Item) -> (Piece, usize) {
+        let (position, block_size) = (self.first_position, call.config.block_size);
+        let piece = Piece {
+            token: call.sequences[item.sequence].query_begin,
+            count: 1,
+            block: self.context.blocks[position / block_size] as usize,
+            offset: position % block_size,
+        };
+        (piece, position / SPLIT + 1)
     }
 
     /// The positions that a row sees.
@@ -248,104 +291,81 @@ impl<'a, E: KvElement> RowsOfItem<'a, E> {
     /// Attends from all rows to a split.
     #[inline(always)]
     fn attend<S: Simd>(&self, simd: S, split_begin: usize, split: &Split<E>, state: State, scratch: &mut Scratch) {
-        let together = self.count.div_ceil(self.count.div_ceil(MAX_ROWS));
-        for first in (0..self.count).step_by(together) {
-            let rows = together.min(self.count - first);
-            let (query, scores) = (&scratch.query[first * split.head_dim..], &mut scratch.scores[..]);
-            simd.call(Scores { split, rows, query: query.as_ptr(), scores: scores.as_mut_ptr() });
-            let mut visible = [(0, 0); MAX_ROWS];
-            for (index, visible) in visible.iter_mut().enumerate().take(rows) {
-                *visible = self.visible_from(first + index, split_begin);
-                if visible.0 < visible.1 {
-                    let scores = scores[index * SPLIT..].as_mut_ptr();
-                    self.weigh(simd, split, scores, *visible, state, first + index);
-                }
+        let (query, scores) = (scratch.query.as_ptr(), scratch.scores.as_mut_ptr());
+        let widened = scratch.widened.as_mut_ptr();
+        let visible = &mut scratch.visible[..self.count];
+        for (row, visible) in visible.iter_mut().enumerate() {
+            *visible = self.visible_from(row, split_begin);
+        }
+        let visible = &*visible;
+        let weigh = Weigh { split, softcap: self.options.softcap, visible, scores, state };
+        if self.count <= MAX_ROWS {
+            simd.call(Scores::<E, true> { split, rows: self.count, query, scores });
+            simd.call(weigh);
+            gather::<S, E, true>(simd, split, 0, scores, visible, state.row(0));
+            return;
+        }
+        let rows = self.count.div_ceil(self.count.div_ceil(MAX_ROWS));
+        let turns = || (0..self.count).step_by(rows).map(|first| (first, rows.min(self.count - first)));
+        let strips =
+            || (split.first..split.last).step_by(TOGETHER).map(|first| (first, TOGETHER.min(split.last - first)));
+        for (strip, count) in strips() {
+            simd.call(WidenKeys { split, first: strip, count, to: widened });
+            let split = &Split::widened(widened, count, split.head_dim, split.width);
+            for (first, rows) in turns() {
+                let query = query.wrapping_add(first * split.head_dim);
+                let scores = scores.wrapping_add(first * SCORES + strip * LANES);
+                simd.call(Scores::<f32, false> { split, rows, query, scores });
             }
-            self.gather(simd, split, scores, &visible[..rows], state.row(first));
+        }
+        simd.call(weigh);
+        for (strip, count) in strips() {
+            simd.call(WidenValues { split, first: strip, count, to: widened });
+            let split = &Split::widened(widened, count, split.head_dim, split.width);
+            for (first, rows) in turns() {
+                let weights = scores.wrapping_add(first * SCORES + strip * LANES).cast_const();
+                let visible = &visible[first..first + rows];
+                gather::<S, f32, false>(simd, split, strip * LANES, weights, visible, state.row(first));
+            }
         }
     }
+}
 
-    /// Turns a row's scores into weights relative to the largest.
-    #[inline(always)]
-    fn weigh<S: Simd>(
-        &self,
-        simd: S,
-        split: &Split<E>,
-        scores: *mut f32,
-        visible: (usize, usize),
-        state: State,
-        row: usize,
-    ) {
-        let softcap = self.options.softcap;
-        let strips = visible.0 / LANES..visible.1.div_ceil(LANES);
-        let (cap, inverse) = (simd.splat(softcap), simd.splat(1.0 / softcap));
-        // SAFETY: there are SPLIT scores and scales for each strip; `state` has the row.
-        unsafe {
-            if E::SCALED || softcap > 0.0 {
-                for strip in strips.clone() {
-                    let mut score = simd.load(scores.add(strip * LANES));
-                    if E::SCALED {
-                        score = simd.mul(score, simd.load(split.strip(strip).key_scales));
-                    }
-                    if softcap > 0.0 {
-                        score = simd.mul(cap, simd.tanh(simd.mul(score, inverse)));
-                    }
-                    simd.store(scores.add(strip * LANES), score);
-                }
-            }
-            for hidden in [strips.start * LANES..visible.0, visible.1..strips.end * LANES] {
-                for position in hidden {
-                    *scores.add(position) = f32::NEG_INFINITY;
-                }
-            }
-            let mut largest = simd.splat(f32::NEG_INFINITY);
-            for strip in strips.clone() {
-                largest = simd.max(simd.load(scores.add(strip * LANES)), largest);
-            }
-            let largest = simd.largest(largest);
-            let mut sum = simd.splat(0.0);
-            for strip in strips {
-                let mut weight = simd.exp(simd.sub(simd.load(scores.add(strip * LANES)), simd.splat(largest)));
-                sum = simd.add(sum, weight);
-                if E::SCALED {
-                    weight = simd.mul(weight, simd.load(split.strip(strip).value_scales));
-                }
-                simd.store(scores.add(strip * LANES), weight);
-            }
-            *state.largest.add(row) = largest;
-            *state.sum.add(row) = simd.sum(sum);
-        }
+/// Sums V of a split's strips, which begin at `begin`, by the weights of some rows, which see what `visible` says.
+#[inline(always)]
+fn gather<S: Simd, E: KvElement, const AHEAD: bool>(
+    simd: S,
+    split: &Split<E>,
+    begin: usize,
+    weights: *const f32,
+    visible: &[(usize, usize)],
+    numerator: *mut f32,
+) {
+    let mut seen = [(0, 0); MAX_ROWS];
+    let limit = split.last * LANES;
+    for (seen, visible) in seen.iter_mut().zip(visible) {
+        let end = visible.1.saturating_sub(begin).min(limit);
+        *seen = (visible.0.saturating_sub(begin).min(end), end);
     }
-
-    /// Sums V by the weights of some rows, which see what `visible` says.
-    #[inline(always)]
-    fn gather<S: Simd>(
-        &self,
-        simd: S,
-        split: &Split<E>,
-        weights: &[f32],
-        visible: &[(usize, usize)],
-        numerator: *mut f32,
-    ) {
-        let end = visible[visible.len() - 1].1;
-        let mut from = visible[0].0;
-        while from < end {
-            // Who sees position `from` is a range of rows, the same up to the next begin or end.
-            let begin_row = visible.iter().take_while(|visible| visible.1 <= from).count();
-            let end_row = visible.iter().take_while(|visible| visible.0 <= from).count();
-            let next_begin = visible.get(end_row).map_or(end, |visible| visible.0);
-            let to = if begin_row < end_row { next_begin.min(visible[begin_row].1) } else { next_begin };
-            if begin_row < end_row {
-                simd.call(Gather {
-                    split,
-                    rows: end_row - begin_row,
-                    from,
-                    to,
-                    weights: weights[begin_row * SPLIT..].as_ptr(),
-                    numerator: numerator.wrapping_add(begin_row * split.width),
-                });
-            }
-            from = to;
+    let visible = &seen[..visible.len()];
+    let end = visible[visible.len() - 1].1;
+    let mut from = visible[0].0;
+    while from < end {
+        // Who sees position `from` is a range of rows, the same up to the next begin or end.
+        let begin_row = visible.iter().take_while(|visible| visible.1 <= from).count();
+        let end_row = visible.iter().take_while(|visible| visible.0 <= from).count();
+        let next_begin = visible.get(end_row).map_or(end, |visible| visible.0);
+        let to = if begin_row < end_row { next_begin.min(visible[begin_row].1) } else { next_begin };
+        if begin_row < end_row {
+            simd.call(Gather::<E, AHEAD> {
+                split,
+                rows: end_row - begin_row,
+                from,
+                to,
+                weights: weights.wrapping_add(begin_row * SCORES),
+                numerator: numerator.wrapping_add(begin_row * split.width),
+            });
         }
+        from = to;
     }
 }

@@ -105,7 +105,7 @@ impl Step<'_> {
             let rows = QkvRows { pointer: qkv.row(0), stride: qkv.stride() };
             self.cache.rotate_and_store(team, index, rows, &rotation);
             clock.ends(StepPart::Store);
-            self.cache.attend(team, index, rows, attended, options);
+            self.cache.attend(team, index, rows, &rotation, attended, options);
             clock.ends(StepPart::Attention);
         }
         self.product(team, &layer.output, attended, &self.workspace.residual, true);

@@ -126,6 +126,25 @@ fn block_bytes_count_keys_values_and_padding() {
     assert_eq!(with_scales.block_bytes(), 30 * 16 * 3 * (64 + 4) * 2);
 }
 
+/// Single tokens are stored by who attends to them, unless another request sees the same block.
+#[test]
+fn a_token_is_seen_in_its_step_by_who_shares_its_block() {
+    for kernels in all_kernels(1) {
+        let shape =
+            Shape { block_size: 16, num_kv_heads: 2, group: 2, head_dim: 24, dtype: KvType::F16, options: OPTIONS };
+        let requests = [0, 1].map(|seed| Request::random(&shape, 18, &mut Random(seed)));
+        let play = |steps: &[&[(usize, usize)]]| {
+            let mut player = Player::new(&kernels, shape, &[18, 18], &mut Random(3));
+            player.play(&requests, 0, &[17]);
+            player.blocks[1][0] = player.blocks[0][1];
+            player.done[1] = 16;
+            steps.iter().flat_map(|parts| player.step(&requests, parts)).collect::<Vec<_>>()
+        };
+        let (together, apart) = (play(&[&[(1, 1), (0, 1)]]), play(&[&[(0, 1)], &[(1, 1)]]));
+        assert!(together[0] == apart[1] && together[1] == apart[0], "{}", kernels.isa());
+    }
+}
+
 #[test]
 fn copied_blocks_serve_in_every_layer() {
     for kernels in all_kernels(2) {
