@@ -5,6 +5,7 @@
 //! merges the splits in order.
 
 use std::cell::UnsafeCell;
+use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
@@ -18,8 +19,12 @@ use super::split::SPLIT;
 use super::state::State;
 use super::work::Scratch;
 
-/// Query rows (tokens × heads of the group) that share a pass over K and V, at least one token.
-const TARGET_ROWS: usize = 48;
+/// Query rows (tokens × heads of the group) that share a pass over K and V, at least one token. With as many their queries
+/// and four strips of K fill the first-level cache; with fewer, more time goes into widening K and V.
+const TARGET_ROWS: usize = 96;
+
+/// The same where that makes too few items for the threads.
+const FEWER_ROWS: usize = 48;
 
 /// Items a thread, at least, where the work can be cut so far.
 const ITEMS_OF_THREAD: usize = 16;
@@ -114,7 +119,10 @@ impl Schedule {
         }
         self.group = group;
         self.items.clear();
-        let tile = (TARGET_ROWS / group).max(1);
+        let threads = self.scratch.len();
+        let rows = sequences.iter().map(|sequence| sequence.query_len).sum::<usize>() * config.num_kv_heads * group;
+        let is_much = rows >= TARGET_ROWS * threads * ITEMS_OF_THREAD;
+        let tile = (if is_much { TARGET_ROWS } else { FEWER_ROWS } / group).max(1);
         let mut total_cost = 0;
         for (index, sequence) in sequences.iter().enumerate() {
             for token_begin in (0..sequence.query_len).step_by(tile) {
@@ -136,12 +144,16 @@ impl Schedule {
                 }
             }
         }
-        let threads = self.scratch.len();
         if threads > 1 {
             self.cut(total_cost / (threads * ITEMS_OF_THREAD), config, group);
         }
-        // The longest first, so that the threads finish together.
-        self.items.sort_by_key(|item| std::cmp::Reverse(item.cost(group)));
+        // The longest first, so that the threads finish together; but a sequence's tiles of one head follow each other,
+        // since their K and V are the same and stay in the second-level cache.
+        self.items.sort_by_key(|item| {
+            let Sequence { context, query_len, .. } = sequences[item.sequence];
+            let longest = (query_len.min(tile) * group).div_ceil(MAX_ROWS) * (context + query_len).div_ceil(LANES);
+            (Reverse(longest), item.sequence, item.kv_head, Reverse(item.cost(group)))
+        });
         for scratch in &self.scratch {
             lock(scratch).fit(tile * group, config);
         }

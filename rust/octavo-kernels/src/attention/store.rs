@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use crate::kv_cache::{KvCacheConfig, KvElement, Pages, Piece};
 use crate::norm_rope::{RmsNorm, Rope};
-use crate::simd::{Kernel, Simd, prefetch};
+use crate::simd::{Kernel, LANES, Simd, load_slice, prefetch, store_slice};
 
 use super::HeadRows;
 use super::rows::CACHE_LINE;
@@ -136,7 +136,9 @@ impl<E: KvElement> StoreCall<'_, E> {
                 let mut key = row(self.source.key);
                 if let Some(rotation) = self.rotation {
                     let rotated = &mut rotated[..head_dim];
-                    rotated.copy_from_slice(key);
+                    for at in (0..head_dim).step_by(LANES) {
+                        store_slice(simd, rotated, at, load_slice(simd, key, at));
+                    }
                     rotation.apply(simd, token + index, rotated, head_dim, rotation.key_norm);
                     key = rotated;
                 }

@@ -136,7 +136,7 @@ pub(super) fn power_of_two<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
     let exponent = simd.round(clamped);
     let rest = simd.sub(clamped, exponent);
     let mut polynomial = simd.splat(1.545_316_3e-4);
-    for coefficient in [1.339_086_3e-3_f32, 9.618_083e-3, 5.550_357e-2, 2.402_265_1e-1, std::f32::consts::LN_2, 1.0] {
+    for coefficient in [1.339_086_3e-3_f32, 9.618_083e-3, 5.550_357e-2, 2.402_265e-1, std::f32::consts::LN_2, 1.0] {
         polynomial = simd.mul_add(polynomial, rest, simd.splat(coefficient));
     }
     simd.zero_below(x, lowest, simd.mul(polynomial, simd.power_of_two(exponent)))

@@ -10,9 +10,9 @@ use std::f32::consts::LOG2_E;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::kv_cache::{KvCacheConfig, KvElement, Pages, Piece, Sequence};
-use crate::simd::{Kernel, LANES, Simd, store_first};
+use crate::simd::{Kernel, LANES, Simd, load_slice, store_first, store_slice};
 
-use super::rows::{Gather, MAX_ROWS, Scores};
+use super::rows::{CACHE_LINE, Gather, MAX_ROWS, Scores};
 use super::schedule::{Item, Join};
 use super::split::{AHEAD, Context, SPLIT, STRIPS, Split};
 use super::state::State;
@@ -103,6 +103,10 @@ impl<E: KvElement> Kernel for Work<'_, E> {
             }
         }
         gather_queries(simd, call, &item, &mut scratch.query);
+        fetch_rows(simd, call, &item, call.out);
+        if let Some(upcoming) = &upcoming {
+            fetch_rows(simd, call, upcoming, call.query);
+        }
         let (count, width) = (rows.count, call.config.padded_head_dim());
         // SAFETY: `fit` made room for both states.
         let (total, one_split) = unsafe {
@@ -206,12 +210,26 @@ fn gather_queries<S: Simd, E>(simd: S, call: &Call<'_, E>, item: &Item, to: &mut
             let from = call.query.pointer.add(token * call.query.stride + item.kv_head * length);
             std::slice::from_raw_parts(from.cast_const(), length)
         };
-        to.copy_from_slice(from);
+        for at in (0..length).step_by(LANES) {
+            store_slice(simd, to, at, load_slice(simd, from, at));
+        }
         if let Some(rotation) = call.rotation {
             rotation.apply(simd, token, to, call.config.head_dim, rotation.query_norm);
         }
         for x in to {
             *x *= factor;
+        }
+    }
+}
+
+/// Asks for the heads of an item's tokens, which lie in a few lines of each token's row and come late otherwise.
+#[inline(always)]
+fn fetch_rows<S: Simd, E>(simd: S, call: &Call<'_, E>, item: &Item, rows: HeadRows) {
+    let length = call.group * call.config.head_dim;
+    for token in item.tokens(call.sequences) {
+        let heads = rows.pointer.wrapping_add(token * rows.stride + item.kv_head * length).cast_const();
+        for at in (0..length).step_by(CACHE_LINE / size_of::<f32>()) {
+            simd.prefetch_far(heads.wrapping_add(at).cast());
         }
     }
 }
@@ -311,11 +329,13 @@ impl<'a, E: KvElement> RowsOfItem<'a, E> {
             || (split.first..split.last).step_by(TOGETHER).map(|first| (first, TOGETHER.min(split.last - first)));
         for (strip, count) in strips() {
             simd.call(WidenKeys { split, first: strip, count, to: widened });
-            let split = &Split::widened(widened, count, split.head_dim, split.width);
+            let mut split = Split::widened(widened, count, split.head_dim, split.width);
             for (first, rows) in turns() {
                 let query = query.wrapping_add(first * split.head_dim);
                 let scores = scores.wrapping_add(first * SCORES + strip * LANES);
-                simd.call(Scores::<f32, false> { split, rows, query, scores });
+                let end = visible[first + rows - 1].1.div_ceil(LANES);
+                split.last = count.min(end.saturating_sub(strip));
+                simd.call(Scores::<f32, false> { split: &split, rows, query, scores });
             }
         }
         simd.call(weigh);
