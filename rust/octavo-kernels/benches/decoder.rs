@@ -21,8 +21,8 @@ const SHAPES: [Shape; 8] = [
     Shape::decode(1, 1024),
     Shape::decode(16, 1024),
     Shape::decode(32, 1024),
-    Shape::prefill(512),
-    Shape::prefill(2048),
+    Shape::prefill(1, 512),
+    Shape::prefill(1, 2048),
 ];
 
 fn steps(criterion: &mut Criterion) {

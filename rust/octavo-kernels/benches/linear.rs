@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use octavo_kernels::{Activations, CpuKernels, Encoding, Format, Linear, Stored};
+use octavo_kernels::{Activations, Contents, CpuKernels, Encoding, Format, Linear, Stored};
 
 /// Columns × rows: qkv, output, gate and up, down and head of SmolLM2-135M; gate of a model with 1 billion weights.
 const SHAPES: [(usize, usize); 6] = [(576, 960), (576, 576), (576, 1536), (1536, 576), (576, 49_152), (2048, 8192)];
@@ -49,7 +49,8 @@ fn products(criterion: &mut Criterion) {
                     continue;
                 }
                 let input: Vec<f32> = (0..tokens * columns).map(|index| (index % 101) as f32 / 50.0 - 1.0).collect();
-                let input = Activations::of_rows(&kernels, &input, columns, format.is_quantised());
+                let contents = if format.is_quantised() { Contents::Codes } else { Contents::Floats };
+                let input = Activations::of_rows(&kernels, &input, columns, contents);
                 let mut out = vec![0.0; tokens * rows];
                 let turns = copies.min(1024 / tokens).max(1);
                 group.throughput(Throughput::Elements((2 * turns * tokens * columns * rows) as u64));
@@ -74,7 +75,9 @@ fn activations(criterion: &mut Criterion) {
     let input: Vec<f32> = (0..tokens * columns).map(|index| (index % 101) as f32 / 50.0 - 1.0).collect();
     let mut group = criterion.benchmark_group("activations");
     group.throughput(Throughput::Bytes((input.len() * size_of::<f32>()) as u64));
-    group.bench_function("int8", |bencher| bencher.iter(|| Activations::of_rows(&kernels, &input, columns, true)));
+    group.bench_function("int8", |bencher| {
+        bencher.iter(|| Activations::of_rows(&kernels, &input, columns, Contents::Codes))
+    });
 }
 
 fn packing(criterion: &mut Criterion) {

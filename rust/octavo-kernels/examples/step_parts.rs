@@ -1,8 +1,9 @@
 //! Where the time of a step goes: a decoder of SmolLM2-135M's shape with random weights, by part.
 //!
-//!     cargo run --release -p octavo-kernels --example step_parts [threads] [format]
+//!     cargo run --release -p octavo-kernels --example step_parts [threads] [format] [steps]
 //!
 //! format: Q4_1 (the default; the embedding, which is the head too, is Q8_0), float32, bfloat16, int8, int4, …
+//! steps: those whose names begin like this, such as "prefill 8".
 
 #[path = "../benches/decoder/model.rs"]
 mod model;
@@ -22,6 +23,7 @@ fn main() {
     let threads = arguments.next().map_or(cores, |count| count.parse().expect("a number of threads"));
     let format: Format = arguments.next().as_deref().unwrap_or("Q4_1").parse().expect("a weight format");
     let kernels = Arc::new(CpuKernels::new(threads, None).expect("at least one thread"));
+    let begin = arguments.next().unwrap_or_default();
     println!("{}, {threads} threads, {format}; medians in microseconds a step", kernels.isa());
     print!("{:>20} {:>9} {:>9}", "", "tokens/s", "total");
     for part in StepPart::ALL {
@@ -29,13 +31,11 @@ fn main() {
     }
     println!();
     let mut model = Model::new(&kernels, format);
-    for context in [128, 1024] {
-        for sequences in [1, 4, 16, 32] {
-            print_parts(&mut model, Shape::decode(sequences, context));
-        }
-    }
-    for tokens in [256, 512, 2048] {
-        print_parts(&mut model, Shape::prefill(tokens));
+    let decodes = [128, 1024].map(|context| [1, 4, 16, 32].map(|sequences| Shape::decode(sequences, context)));
+    let prefills = [(1, 64), (1, 256), (1, 512), (8, 256), (1, 2048)];
+    let shapes = decodes.into_iter().flatten().chain(prefills.map(|(count, tokens)| Shape::prefill(count, tokens)));
+    for shape in shapes.filter(|shape| shape.name().starts_with(&begin)) {
+        print_parts(&mut model, shape);
     }
 }
 

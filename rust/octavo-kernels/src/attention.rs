@@ -228,7 +228,7 @@ impl KvCache {
             partials: schedule.partials(),
             counters: &schedule.counters,
         };
-        let quantised = activations.filter(|activations| activations.is_quantised());
+        let quantised = activations.filter(|activations| activations.contents().has_codes());
         let item_len = schedule.group() * self.config.head_dim;
         // Where heads share a block of codes, it waits until all of them are there.
         let at_once = item_len.is_multiple_of(CODED_TOGETHER);

@@ -35,6 +35,6 @@ pub use decoder::{Decoder, DecoderConfig, PartTimes, StepPart};
 pub use dispatch::{CpuKernels, Isa};
 pub use error::KernelError;
 pub use kv_cache::{KvCache, KvCacheConfig, KvType, StepMeta};
-pub use linear::{Activations, Encoding, Format, Linear, Stored};
+pub use linear::{Activations, Contents, Encoding, Format, Linear, Stored};
 pub use pool::{Pool, Team};
 pub use sample::{SampleOutput, SampleRow};

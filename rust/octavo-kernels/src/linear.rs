@@ -26,13 +26,14 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::str::FromStr;
 
-pub use activations::Activations;
+pub(crate) use activations::load_block;
+pub use activations::{Activations, Contents};
 pub use encoding::Encoding;
 
 use crate::error::check_length;
 use crate::pool::Team;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::{CpuKernels, Isa, KernelError};
+use crate::{CpuKernels, KernelError};
 use encoding::BLOCK;
 use memory::Memory;
 
@@ -208,7 +209,7 @@ impl Linear {
         out: &mut [f32],
     ) -> Result<(), KernelError> {
         check_length("input", input.len(), rows * self.columns)?;
-        let input = Activations::of_rows(kernels, input, self.columns, self.is_quantised());
+        let input = Activations::of_rows(kernels, input, self.columns, self.reads());
         self.product_of(kernels, &input, rows, out)
     }
 
@@ -221,7 +222,7 @@ impl Linear {
             for matrix in matrices {
                 let out = out.with_stride(matrix.rows());
                 // SAFETY: `out` is long enough, checked above, and is borrowed for the team alone.
-                unsafe { matrix.multiply(kernels, team, input, rows, out) };
+                unsafe { matrix.multiply(kernels, team, input, 0..rows, out) };
             }
         });
     }
@@ -236,21 +237,22 @@ impl Linear {
     ) -> Result<(), KernelError> {
         check_length("input columns", input.columns(), self.columns)?;
         check_length("out", out.len(), rows * self.rows())?;
-        if rows > input.max_rows() || self.is_quantised() && !input.is_quantised() {
-            let text = format!("a product of {rows} rows takes as many, in int8 for quantised weights");
+        if rows > input.max_rows() || !input.contents().serves(self.reads()) {
+            let text =
+                format!("a product of {rows} rows takes as many, in int8 for quantised weights and else in float32");
             return Err(KernelError::Config(text));
         }
         let out = Output { pointer: out.as_mut_ptr(), stride: self.rows(), add: false };
         kernels.pool.team(|team| {
             // SAFETY: `out` has as many elements, checked above, and is borrowed for the team alone.
-            unsafe { self.multiply(kernels, team, input, rows, out) };
+            unsafe { self.multiply(kernels, team, input, 0..rows, out) };
         });
         Ok(())
     }
 
-    /// Some part reads the int8 codes of its input.
-    pub(crate) fn is_quantised(&self) -> bool {
-        self.parts.iter().any(|part| part.format.is_quantised())
+    /// What the parts read of their input.
+    pub fn reads(&self) -> Contents {
+        Contents::for_readers([self])
     }
 
     /// Row `index` as floats, exactly what the products use.
@@ -261,31 +263,32 @@ impl Linear {
         pack::read_row(part, index - part.first_row, out);
     }
 
-    /// out[r, :] = or += input[r] · matrixᵀ (+ bias) for the first `rows` rows of the input. A phase.
+    /// out[r, :] = or += input[rows.start + r] · matrixᵀ (+ bias) for each of `rows`. A phase.
     ///
     /// # Safety
-    /// The same arguments on every thread of the team; `out` is writable for rows × `self.rows()` and nobody else's;
-    /// nobody writes the input during the phase.
+    /// The same arguments on every thread of the team; `out` is writable for as many rows of `self.rows()` and nobody
+    /// else's; nobody writes the input during the phase.
     pub(crate) unsafe fn multiply(
         &self,
         kernels: &CpuKernels,
         team: &Team<'_>,
         input: &Activations,
-        rows: usize,
+        rows: Range<usize>,
         out: Output,
     ) {
-        assert!(input.columns() == self.columns && rows <= input.max_rows());
-        assert!(input.is_quantised() || !self.is_quantised());
-        let shares: Vec<Shares> = self.parts.iter().map(|part| part.shares(kernels, rows)).collect();
-        let count = shares.iter().map(Shares::count).sum();
+        assert!(input.columns() == self.columns && rows.end <= input.max_rows());
+        assert!(input.contents().serves(self.reads()));
+        let count = self.parts.iter().map(|part| part.shares(team.threads(), rows.len()).count()).sum();
         team.each(count, |mut index| {
-            for (part, shares) in self.parts.iter().zip(&shares) {
+            for part in &self.parts {
+                let shares = part.shares(team.threads(), rows.len());
                 if index < shares.count() {
                     let (strips, tokens) = shares.share(index);
                     let row = part.first_row + strips.start * LANES;
                     // SAFETY: inside `out` by the caller's promise.
                     let pointer = unsafe { out.pointer.add(tokens.start * out.stride + row) };
                     let bias = self.bias.get(row..).unwrap_or(&[]);
+                    let tokens = rows.start + tokens.start..rows.start + tokens.end;
                     kernels.run(Item { part, strips, tokens, input, out: Output { pointer, ..out }, bias });
                     return;
                 }
@@ -313,8 +316,8 @@ impl Linear {
         };
         assert!(gate.columns == up.columns && gate.rows() == up.rows() && gate.rows() == out.columns());
         assert!(input.columns() == gate.columns && rows <= input.max_rows() && rows <= out.max_rows());
-        assert!(input.is_quantised() || !(gate.is_quantised() || up.is_quantised()));
-        let shares = gate_part.shares(kernels, rows);
+        assert!(input.contents().serves(Contents::for_readers([gate, up])));
+        let shares = gate_part.shares(team.threads(), rows);
         team.each(shares.count(), |index| {
             let (strips, tokens) = shares.share(index);
             let mut begin = strips.start;
@@ -346,9 +349,11 @@ const GATED: usize = 2 * BLOCK;
 /// About half of the second-level caches of today.
 const TOKENS_CACHE: usize = 512 << 10;
 
-/// A multiple of what every kernel takes at a time, but for AMX, which takes `TILE_TOKENS`.
-const TOKENS_TOGETHER: usize = 12;
-const TILE_TOKENS: usize = 16;
+/// Tokens that one tile of the vector kernels takes at most.
+const TILE: usize = 12;
+
+/// Whole tiles of every kernel, of AMX too, and as many as a strip of weights is worth reading for.
+const TOKENS_TOGETHER: usize = 48;
 
 /// A product cut into strips × tokens.
 struct Shares {
@@ -377,19 +382,28 @@ impl Part {
     }
 
     /// Enough shares for every thread to have some, and with few tokens not many more, as a share begins slowly; strips in
-    /// pairs, as a pair is a block of the activations that follow; as many tokens as stay in the second-level cache while
-    /// strips pass by.
-    fn shares(&self, kernels: &CpuKernels, tokens: usize) -> Shares {
-        let (strips, threads) = (self.strips(), kernels.threads());
-        let together = if kernels.isa() == Isa::Amx { TILE_TOKENS } else { TOKENS_TOGETHER };
+    /// pairs, as a pair is a block of the activations that follow; not more tokens than stay in the second-level cache
+    /// while strips pass by, and fewer where strips are few.
+    fn shares(&self, threads: usize, tokens: usize) -> Shares {
+        let strips = self.strips();
+        let shares_a_thread = if tokens <= TILE {
+            4
+        } else if tokens <= TOKENS_TOGETHER {
+            8
+        } else {
+            16
+        };
+        let wanted = threads * shares_a_thread;
         let strips_a_share = if self.format.is_quantised() {
-            let shares_a_thread = if tokens <= TOKENS_TOGETHER { 4 } else { 8 };
-            (strips / (threads * shares_a_thread)).clamp(1, 16).next_multiple_of(2)
+            (strips / wanted).clamp(1, 16).next_multiple_of(2)
         } else {
             float::strips_a_share(strips, threads, tokens)
         };
         let token_bytes = Activations::token_bytes(self.columns, self.format.is_quantised());
-        let tokens_a_share = (TOKENS_CACHE / token_bytes / together * together).max(together);
+        let tokens_a_share = (TOKENS_CACHE / token_bytes)
+            .min(tokens * strips.div_ceil(strips_a_share) / wanted)
+            .max(1)
+            .next_multiple_of(TOKENS_TOGETHER);
         Shares { strips, tokens, strips_a_share, tokens_a_share }
     }
 
@@ -431,30 +445,36 @@ impl Kernel for Gated<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let first = self.strips.start * LANES;
+        let columns = self.out.columns().min(self.strips.end * LANES) - first;
         let mut products = [const { MaybeUninit::<[f32; GATED_TOKENS * GATED]>::uninit() }; 2];
         for ((part, bias), product) in self.parts.iter().zip(self.biases).zip(&mut products) {
             let out = Output { pointer: product.as_mut_ptr().cast(), stride: GATED, add: false };
-            // SAFETY: there are GATED_TOKENS rows of GATED.
-            unsafe { out.pointer.write_bytes(0, self.tokens.len() * GATED) };
+            if !columns.is_multiple_of(BLOCK) {
+                // What the products leave of the last block is zero.
+                // SAFETY: there are GATED_TOKENS rows of GATED.
+                unsafe { out.pointer.write_bytes(0, self.tokens.len() * GATED) };
+            }
             let bias = bias.get(first..).unwrap_or(&[]);
             Item { part, strips: self.strips.clone(), tokens: self.tokens.clone(), input: self.input, out, bias }
                 .run(simd);
         }
-        let columns = self.out.columns().min(self.strips.end * LANES) - first;
         for (index, token) in self.tokens.clone().enumerate() {
-            // SAFETY: this block of `out` is this thread's, and its rows are padded to whole blocks. The products have
-            // as many columns.
-            unsafe {
-                let row = self.out.row(token).add(first);
-                let [gate, up] = [0, 1].map(|which: usize| products[which].as_ptr().cast::<f32>().add(index * GATED));
-                for lane in (0..columns).step_by(LANES) {
-                    let x = simd.load(gate.add(lane));
-                    let value = simd.mul(simd.mul(x, simd.sigmoid(x)), simd.load(up.add(lane)));
-                    simd.store(row.add(lane), value);
+            for block in 0..columns.div_ceil(BLOCK) {
+                let at = index * GATED + block * BLOCK;
+                // SAFETY: the products have whole blocks, and these blocks of `out` are this thread's.
+                unsafe {
+                    let [gate, up] = [0, 1].map(|which: usize| products[which].as_ptr().cast::<f32>().add(at));
+                    let first_half = gated(simd, simd.load(gate), simd.load(up));
+                    let second_half = gated(simd, simd.load(gate.add(LANES)), simd.load(up.add(LANES)));
+                    self.out.write(simd, token, first / BLOCK + block, [first_half, second_half]);
                 }
-                // The last block's padding stays zero: the padding of the products is.
-                self.out.quantise_with(simd, token, first..first + columns);
             }
         }
     }
+}
+
+/// silu(gate) · up
+#[inline(always)]
+fn gated<S: Simd>(simd: S, gate: S::Vector, up: S::Vector) -> S::Vector {
+    simd.mul(simd.mul(gate, simd.sigmoid(gate)), up)
 }

@@ -4,6 +4,7 @@
 //! first, which costs little, as a row fits in the first-level cache.
 
 use crate::error::check_length;
+use crate::linear::{Activations, load_block};
 use crate::pool::Rows;
 use crate::simd::{Kernel, LANES, Simd, load_slice, store_slice};
 use crate::{CpuKernels, KernelError};
@@ -111,10 +112,13 @@ impl CpuKernels {
         Ok(())
     }
 
-    /// out = rms_norm(x) for one row, on the calling thread.
-    pub(crate) fn rms_norm_row(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        out.copy_from_slice(x);
-        self.run(RmsNorm { x: out, weight, eps });
+    /// Row `row` of `out` = rms_norm(x), on the calling thread.
+    ///
+    /// # Safety
+    /// Nobody else has this row.
+    pub(crate) unsafe fn rms_norm_row(&self, x: &[f32], weight: &[f32], eps: f32, out: &Activations, row: usize) {
+        assert!(x.len() == weight.len() && x.len() == out.columns());
+        self.run(RmsNormInto { x, weight, eps, out, row });
     }
 
     /// Norms the rows of `out`, after copying `x` there if given, and adding it to `residual` if given.
@@ -160,24 +164,56 @@ impl Kernel for RmsNorm<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let width = self.x.len();
-        // Four sums hide the latency of the addition.
-        let mut squares = [simd.splat(0.0); 4];
-        for begin in (0..width).step_by(4 * LANES) {
-            for (index, sum) in squares.iter_mut().enumerate() {
-                let at = begin + index * LANES;
-                if at < width {
-                    let x = load_slice(simd, self.x, at);
-                    *sum = simd.mul_add(x, x, *sum);
-                }
-            }
-        }
-        let total = simd.sum(simd.add(simd.add(squares[0], squares[1]), simd.add(squares[2], squares[3])));
-        let factor = simd.splat(1.0 / (total / width as f32 + self.eps).sqrt());
+        let factor = simd.splat(norm_factor(simd, self.x, self.eps));
         for at in (0..width).step_by(LANES) {
             let x = simd.mul(load_slice(simd, self.x, at), factor);
             store_slice(simd, self.x, at, simd.mul(x, load_slice(simd, self.weight, at)));
         }
     }
+}
+
+/// `RmsNorm` for the products that follow.
+struct RmsNormInto<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+    out: &'a Activations,
+    row: usize,
+}
+
+impl Kernel for RmsNormInto<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let factor = simd.splat(norm_factor(simd, self.x, self.eps));
+        for block in 0..self.out.blocks() {
+            let (x, weight) = (load_block(simd, self.x, block), load_block(simd, self.weight, block));
+            let first = simd.mul(simd.mul(x[0], factor), weight[0]);
+            let second = simd.mul(simd.mul(x[1], factor), weight[1]);
+            // SAFETY: the promise of `rms_norm_row`'s caller.
+            unsafe { self.out.write(simd, self.row, block, [first, second]) };
+        }
+    }
+}
+
+/// 1 / sqrt(mean(x²) + eps)
+#[inline(always)]
+fn norm_factor<S: Simd>(simd: S, x: &[f32], eps: f32) -> f32 {
+    let width = x.len();
+    // Four sums hide the latency of the addition.
+    let mut squares = [simd.splat(0.0); 4];
+    for begin in (0..width).step_by(4 * LANES) {
+        for (index, sum) in squares.iter_mut().enumerate() {
+            let at = begin + index * LANES;
+            if at < width {
+                let x = load_slice(simd, x, at);
+                *sum = simd.mul_add(x, x, *sum);
+            }
+        }
+    }
+    let total = simd.sum(simd.add(simd.add(squares[0], squares[1]), simd.add(squares[2], squares[3])));
+    1.0 / (total / width as f32 + eps).sqrt()
 }
 
 /// sum += other, and other = sum.

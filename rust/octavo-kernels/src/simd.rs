@@ -96,6 +96,10 @@ pub(crate) trait Simd: Copy {
     fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    #[inline(always)]
+    fn abs(self, x: Self::Vector) -> Self::Vector {
+        self.max(x, self.sub(self.splat(0.0), x))
+    }
     /// a · b + c
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// To the nearest integer, ties to even.
@@ -124,6 +128,20 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// 16 bytes are writable at `to`.
     unsafe fn store_i8(self, to: *mut i8, x: Self::Vector);
+    /// Stores the lanes of both, from -128 to 127, rounded as `round` does, and returns the sum of each vector's.
+    ///
+    /// # Safety
+    /// 32 bytes are writable at `to`.
+    #[inline(always)]
+    unsafe fn store_rounded_i8(self, to: *mut i8, x: [Self::Vector; 2]) -> [i32; 2] {
+        let (first, second) = (self.round(x[0]), self.round(x[1]));
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.store_i8(to, first);
+            self.store_i8(to.add(LANES), second);
+        }
+        [self.sum(first) as i32, self.sum(second) as i32]
+    }
 
     /// Asks for a cache line, which need not exist.
     fn prefetch(self, from: *const u8);

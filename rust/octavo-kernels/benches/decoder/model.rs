@@ -34,8 +34,8 @@ impl Shape {
         Self { sequences, query: 1, context }
     }
 
-    pub const fn prefill(tokens: usize) -> Self {
-        Self { sequences: 1, query: tokens, context: 0 }
+    pub const fn prefill(sequences: usize, tokens: usize) -> Self {
+        Self { sequences, query: tokens, context: 0 }
     }
 
     pub fn tokens(self) -> usize {
@@ -45,7 +45,8 @@ impl Shape {
     pub fn name(self) -> String {
         match self {
             Shape { query: 1, sequences, context } => format!("decode {sequences} at {context}"),
-            Shape { query, .. } => format!("prefill {query}"),
+            Shape { sequences: 1, query, .. } => format!("prefill {query}"),
+            Shape { sequences, query, .. } => format!("prefill {sequences} of {query}"),
         }
     }
 }

@@ -3,6 +3,8 @@
 //! A row of a result belongs to one thread in each phase, and is read in later phases only, and only inside a phase's
 //! body: that is what the SAFETY comments here rest on.
 
+use std::ops::Range;
+
 use super::clock::{Clock, StepPart};
 use super::config::DecoderConfig;
 use super::weights::{Layer, Weights};
@@ -14,6 +16,10 @@ use crate::{CpuKernels, KvCache};
 
 /// Rows that a thread norms at a time.
 const NORM_ROWS: usize = 8;
+
+/// Rows that go through the products between two attentions together. Of 2,048 rows at once, which take more than the
+/// second-level caches have, the norms took twice as long, and a whole step 5% longer.
+pub(super) const SLICE: usize = 384;
 
 /// One step. All lengths and indices have been checked.
 pub(super) struct Step<'a> {
@@ -33,57 +39,65 @@ pub(super) struct Step<'a> {
 // element by one thread. The rest is Sync.
 unsafe impl Sync for Step<'_> {}
 
+/// The rows of a layer behind its attention: of all tokens, or, in the last layer, of the sampled ones.
+struct Stream<'a> {
+    residual: &'a Activations,
+    attended: &'a Activations,
+    rows: usize,
+}
+
+/// `rows` in ranges whose intermediate rows stay in the second-level caches from product to product.
+fn slices(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows).step_by(SLICE).map(move |begin| begin..rows.min(begin + SLICE))
+}
+
 impl Step<'_> {
     pub(super) fn run(&self, team: &Team<'_>, clock: &mut Clock) {
+        let Workspace { residual, attended, sampled_residual, sampled_attended, sampled_tokens, .. } = self.workspace;
+        let all = Stream { residual, attended, rows: self.input_ids.len() };
+        let sampled = Stream { residual: sampled_residual, attended: sampled_attended, rows: sampled_tokens.len() };
         let layers = &self.weights.layers;
-        self.embed(team);
-        for (index, layer) in layers.iter().enumerate() {
-            let normed = self.norm(team, &layer.attention_norm);
-            clock.ends(StepPart::Norm);
-            self.attention(team, index, layer, normed, clock);
-            let normed = self.norm(team, &layer.mlp_norm);
-            clock.ends(StepPart::Norm);
-            self.mlp(team, layer, normed, clock);
+        for rows in slices(all.rows) {
+            self.embed(team, rows.clone());
+            self.qkv(team, &layers[0], rows, clock);
         }
-        self.head(team);
+        for (index, layer) in layers.iter().enumerate() {
+            self.attention(team, index, layer, clock);
+            if let Some(next) = layers.get(index + 1) {
+                for rows in slices(all.rows) {
+                    self.mlp(team, layer, &all, rows.clone(), clock);
+                    self.qkv(team, next, rows, clock);
+                }
+            } else {
+                self.gather(team, &all, &sampled);
+                for rows in slices(sampled.rows) {
+                    self.mlp(team, layer, &sampled, rows, clock);
+                }
+            }
+        }
+        self.head(team, &sampled);
         clock.ends(StepPart::Head);
     }
 
-    fn tokens(&self) -> usize {
-        self.input_ids.len()
-    }
-
-    fn embed(&self, team: &Team<'_>) {
-        let residual = &self.workspace.residual;
-        team.each(self.tokens(), |token| {
+    fn embed(&self, team: &Team<'_>, tokens: Range<usize>) {
+        team.each(tokens.len(), |index| {
+            let token = tokens.start + index;
             // SAFETY: the token's row is this index's alone.
-            let row = unsafe { self.row_mut(residual, token) };
+            let row = unsafe { row_mut(&self.workspace.residual, token) };
             self.weights.embedding.read_row(self.kernels, self.input_ids[token] as usize, row);
         });
     }
 
-    /// The normed residual, ready for a product.
-    fn norm(&self, team: &Team<'_>, weight: &[f32]) -> &Activations {
-        let normed = &self.workspace.normed;
-        team.each_range(self.tokens(), NORM_ROWS, |tokens| {
-            for token in tokens {
-                self.norm_row(token, weight, normed, token);
-            }
-        });
-        normed
+    /// `normed` becomes the norm of these rows of the residual, and `qkv` their queries, keys and values.
+    fn qkv(&self, team: &Team<'_>, layer: &Layer, rows: Range<usize>, clock: &mut Clock) {
+        let Workspace { residual, normed, qkv, .. } = self.workspace;
+        self.norm(team, &layer.attention_norm, residual, rows.clone());
+        clock.ends(StepPart::Norm);
+        self.product(team, &layer.qkv, (normed, 0..rows.len()), (qkv, rows.start), false);
+        clock.ends(StepPart::Qkv);
     }
 
-    /// Row `to` of `out`, which is the calling thread's, from the residual of `token`.
-    fn norm_row(&self, token: usize, weight: &[f32], out: &Activations, to: usize) {
-        // SAFETY: nobody writes the residual in this phase, and the other row is this thread's.
-        unsafe {
-            let residual = &*self.row_mut(&self.workspace.residual, token);
-            self.kernels.rms_norm_row(residual, weight, self.config.norm_eps, self.row_mut(out, to));
-            out.quantise(self.kernels, to, 0..self.config.hidden_size);
-        }
-    }
-
-    fn attention(&self, team: &Team<'_>, index: usize, layer: &Layer, normed: &Activations, clock: &mut Clock) {
+    fn attention(&self, team: &Team<'_>, index: usize, layer: &Layer, clock: &mut Clock) {
         let Workspace { qkv, attended, .. } = self.workspace;
         let rotation = Rotation {
             positions: self.positions,
@@ -98,8 +112,6 @@ impl Step<'_> {
             sliding_window: self.config.windows[index],
             softcap: 0.0,
         };
-        self.product(team, &layer.qkv, normed, qkv, false);
-        clock.ends(StepPart::Qkv);
         // SAFETY: the step's tokens have their rows, and the cache this layer; a phase each.
         unsafe {
             let rows = QkvRows { pointer: qkv.row(0), stride: qkv.stride() };
@@ -108,43 +120,80 @@ impl Step<'_> {
             self.cache.attend(team, index, rows, &rotation, attended, options);
             clock.ends(StepPart::Attention);
         }
-        self.product(team, &layer.output, attended, &self.workspace.residual, true);
-        clock.ends(StepPart::Output);
     }
 
-    fn mlp(&self, team: &Team<'_>, layer: &Layer, normed: &Activations, clock: &mut Clock) {
-        let activated = &self.workspace.activated;
+    /// Nothing else reads what the last layer makes of the others.
+    fn gather(&self, team: &Team<'_>, all: &Stream<'_>, sampled: &Stream<'_>) {
+        team.each(sampled.rows, |row| {
+            let token = self.workspace.sampled_tokens[row];
+            // SAFETY: the row is this index's alone, and nobody writes the tokens' in this phase.
+            unsafe {
+                sampled.residual.copy_row(row, all.residual, token);
+                sampled.attended.copy_row(row, all.attended, token);
+            }
+        });
+    }
+
+    /// What comes behind the attention, for some rows.
+    fn mlp(&self, team: &Team<'_>, layer: &Layer, stream: &Stream<'_>, rows: Range<usize>, clock: &mut Clock) {
+        let Workspace { normed, activated, .. } = self.workspace;
+        let count = rows.len();
+        self.product(team, &layer.output, (stream.attended, rows.clone()), (stream.residual, rows.start), true);
+        clock.ends(StepPart::Output);
+        self.norm(team, &layer.mlp_norm, stream.residual, rows.clone());
+        clock.ends(StepPart::Norm);
         // SAFETY: a phase which alone writes `activated`.
-        unsafe {
-            Linear::multiply_gated(&layer.gate, &layer.up, self.kernels, team, normed, self.tokens(), activated);
-        }
+        unsafe { Linear::multiply_gated(&layer.gate, &layer.up, self.kernels, team, normed, count, activated) };
         clock.ends(StepPart::GateUp);
-        self.product(team, &layer.down, activated, &self.workspace.residual, true);
+        self.product(team, &layer.down, (activated, 0..count), (stream.residual, rows.start), true);
         clock.ends(StepPart::Down);
     }
 
-    fn head(&self, team: &Team<'_>) {
-        let tokens = &self.workspace.sampled_tokens;
+    fn head(&self, team: &Team<'_>, stream: &Stream<'_>) {
         let sampled = &self.workspace.sampled;
-        team.each(tokens.len(), |row| self.norm_row(tokens[row], &self.weights.final_norm, sampled, row));
+        team.each(stream.rows, |row| {
+            self.norm_row(&self.weights.final_norm, (stream.residual, row), (sampled, row));
+        });
         let out = Output { pointer: self.logits, stride: self.config.vocab_size, add: false };
         // SAFETY: the logits have a row for each sample, and this phase alone writes them.
-        unsafe { self.weights.head().multiply(self.kernels, team, sampled, tokens.len(), out) };
+        unsafe { self.weights.head().multiply(self.kernels, team, sampled, 0..stream.rows, out) };
     }
 
-    fn product(&self, team: &Team<'_>, matrix: &Linear, input: &Activations, out: &Activations, add: bool) {
-        // SAFETY: `out` has a row for each token, which this phase alone writes and reads.
+    /// `normed` becomes the norm of these rows.
+    fn norm(&self, team: &Team<'_>, weight: &[f32], residual: &Activations, rows: Range<usize>) {
+        team.each_range(rows.len(), NORM_ROWS, |indices| {
+            for index in indices {
+                self.norm_row(weight, (residual, rows.start + index), (&self.workspace.normed, index));
+            }
+        });
+    }
+
+    /// A row of the output, which is the calling thread's.
+    fn norm_row(&self, weight: &[f32], (input, row): (&Activations, usize), (out, to): (&Activations, usize)) {
+        // SAFETY: nobody writes the input in this phase, and the other row is this thread's.
+        unsafe { self.kernels.rms_norm_row(row_mut(input, row), weight, self.config.norm_eps, out, to) };
+    }
+
+    fn product(
+        &self,
+        team: &Team<'_>,
+        matrix: &Linear,
+        (input, rows): (&Activations, Range<usize>),
+        (out, first): (&Activations, usize),
+        add: bool,
+    ) {
+        // SAFETY: `out` has as many rows from `first`, which this phase alone writes and reads.
         unsafe {
-            let out = Output { pointer: out.row(0), stride: out.stride(), add };
-            matrix.multiply(self.kernels, team, input, self.tokens(), out);
+            let out = Output { pointer: out.row(first), stride: out.stride(), add };
+            matrix.multiply(self.kernels, team, input, rows, out);
         }
     }
+}
 
-    /// # Safety
-    /// Nobody writes the row but who asks, and nobody else reads it while he does.
-    #[expect(clippy::mut_from_ref, reason = "rows of one workspace, kept apart by the phases")]
-    unsafe fn row_mut<'a>(&self, rows: &'a Activations, index: usize) -> &'a mut [f32] {
-        // SAFETY: the caller's promise; a row has as many floats as columns, or more.
-        unsafe { std::slice::from_raw_parts_mut(rows.row(index), rows.columns()) }
-    }
+/// # Safety
+/// Nobody writes the row but who asks, and nobody else reads it while he does.
+#[expect(clippy::mut_from_ref, reason = "rows of one workspace, kept apart by the phases")]
+unsafe fn row_mut(rows: &Activations, index: usize) -> &mut [f32] {
+    // SAFETY: the caller's promise; a row has as many floats as columns, or more.
+    unsafe { std::slice::from_raw_parts_mut(rows.row(index), rows.columns()) }
 }

@@ -1,20 +1,25 @@
 //! The rows that a step writes. The system gives their pages as steps first reach them.
 
 use super::config::DecoderConfig;
-use super::weights::{Layer, Weights};
-use crate::linear::{Activations, Linear};
+use super::step::SLICE;
+use super::weights::Weights;
+use crate::linear::{Activations, Contents};
 
 pub(super) struct Workspace {
     /// [tokens, hidden]: the stream that every block adds to.
     pub(super) residual: Activations,
-    /// [tokens, hidden]: its norm, what the products read.
+    /// [slice, hidden]: the norm of some of its rows, what the products read.
     pub(super) normed: Activations,
     /// [tokens, query, key and value heads]
     pub(super) qkv: Activations,
     /// [tokens, query heads]
     pub(super) attended: Activations,
-    /// [tokens, intermediate]
+    /// [slice, intermediate]
     pub(super) activated: Activations,
+    /// [samples, hidden]: the last layer's residual, of sampled tokens only.
+    pub(super) sampled_residual: Activations,
+    /// [samples, query heads]
+    pub(super) sampled_attended: Activations,
     /// [samples, hidden]
     pub(super) sampled: Activations,
     /// [samples, vocab]
@@ -27,33 +32,44 @@ pub(super) struct Workspace {
 
 impl Workspace {
     pub(super) fn new(config: &DecoderConfig, weights: &Weights) -> Self {
-        let any = |wants: &dyn Fn(&Layer) -> bool| weights.layers.iter().any(wants);
-        let normed = any(&|layer| [&layer.qkv, &layer.gate, &layer.up].into_iter().any(Linear::is_quantised));
-        let sampled = weights.head().is_quantised();
-        let (tokens, hidden) = (config.max_num_tokens, config.hidden_size);
+        let layers = &weights.layers;
+        let (tokens, hidden, samples) = (config.max_num_tokens, config.hidden_size, config.max_num_seqs);
+        let slice = slice_rows(config);
+        let normed = Contents::for_readers(layers.iter().flat_map(|layer| [&layer.qkv, &layer.gate, &layer.up]));
+        let activated = Contents::for_readers(layers.iter().map(|layer| &layer.down));
+        // Attention writes floats, of whatever part of a head at a time.
+        let attended = match Contents::for_readers(layers.iter().map(|layer| &layer.output)) {
+            Contents::Floats => Contents::Floats,
+            Contents::Codes | Contents::Both => Contents::Both,
+        };
         Self {
-            residual: Activations::new(tokens, hidden, false),
-            normed: Activations::new(tokens, hidden, normed),
-            qkv: Activations::new(tokens, config.qkv_size(), false),
-            attended: Activations::new(tokens, config.query_size(), any(&|layer| layer.output.is_quantised())),
-            activated: Activations::new(tokens, config.intermediate_size, any(&|layer| layer.down.is_quantised())),
-            sampled: Activations::new(config.max_num_seqs, hidden, sampled),
+            residual: Activations::new(tokens, hidden, Contents::Floats),
+            normed: Activations::new(slice, hidden, normed),
+            qkv: Activations::new(tokens, config.qkv_size(), Contents::Floats),
+            attended: Activations::new(tokens, config.query_size(), attended),
+            activated: Activations::new(slice, config.intermediate_size, activated),
+            sampled_residual: Activations::new(samples, hidden, Contents::Floats),
+            sampled_attended: Activations::new(samples, config.query_size(), attended),
+            sampled: Activations::new(samples, hidden, weights.head().reads()),
             logits: vec![0.0; config.max_num_seqs * config.vocab_size],
             sampled_tokens: Vec::with_capacity(config.max_num_seqs),
             sample_rows: Vec::with_capacity(config.max_num_seqs),
         }
     }
 
-    /// Bytes of all rows, quantised ones included whether or not the weights want them.
+    /// Bytes of all rows, in float32 and int8 whatever the weights want.
     pub(super) fn bytes(config: &DecoderConfig) -> usize {
-        let (tokens, hidden) = (config.max_num_tokens, config.hidden_size);
-        Activations::bytes(tokens, hidden, false)
-            + Activations::bytes(tokens, hidden, true)
-            + Activations::bytes(tokens, config.qkv_size(), false)
-            + Activations::bytes(tokens, config.query_size(), true)
-            + Activations::bytes(tokens, config.intermediate_size, true)
-            + Activations::bytes(config.max_num_seqs, hidden, true)
-            + config.max_num_seqs * config.vocab_size * size_of::<f32>()
+        let (tokens, hidden, samples) = (config.max_num_tokens, config.hidden_size, config.max_num_seqs);
+        let slice = slice_rows(config);
+        Activations::bytes(tokens, hidden, Contents::Floats)
+            + Activations::bytes(slice, hidden, Contents::Both)
+            + Activations::bytes(tokens, config.qkv_size(), Contents::Floats)
+            + Activations::bytes(tokens, config.query_size(), Contents::Both)
+            + Activations::bytes(slice, config.intermediate_size, Contents::Both)
+            + Activations::bytes(samples, hidden, Contents::Floats)
+            + Activations::bytes(samples, config.query_size(), Contents::Both)
+            + Activations::bytes(samples, hidden, Contents::Both)
+            + samples * config.vocab_size * size_of::<f32>()
     }
 
     /// Finds the tokens that are sampled, and which samples share one: the answers of a request with n > 1 do.
@@ -78,4 +94,9 @@ impl Workspace {
             }
         }
     }
+}
+
+/// Rows that are between two products at a time.
+fn slice_rows(config: &DecoderConfig) -> usize {
+    SLICE.min(config.max_num_tokens.max(config.max_num_seqs))
 }

@@ -72,6 +72,15 @@ pub(super) fn largest8(x: __m256) -> f32 {
     _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
 }
 
+/// The sums of the first and of the last four lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn half_sums(x: __m256i) -> [i32; 2] {
+    let pairs = _mm_hadd_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+    let both = _mm_cvtsi128_si64(_mm_hadd_epi32(pairs, pairs));
+    [both as i32, (both >> 32) as i32]
+}
+
 impl Simd for Avx2 {
     type Vector = Pair;
     type Bytes = IntegerPair;
@@ -272,6 +281,30 @@ impl Simd for Avx2 {
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
             let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(to.cast(), bytes);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_rounded_i8(self, to: *mut i8, x: [Pair; 2]) -> [i32; 2] {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe {
+            let first = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0].0), _mm256_cvtps_epi32(x[0].1));
+            let second = _mm256_packs_epi32(_mm256_cvtps_epi32(x[1].0), _mm256_cvtps_epi32(x[1].1));
+            // Fours of bytes, which the packing has put in the order 0 2 4 6 1 3 5 7.
+            let mixed = _mm256_packs_epi16(first, second);
+            let bytes = _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+            _mm256_storeu_si256(to.cast(), bytes);
+            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+            half_sums(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn abs(self, x: Pair) -> Pair {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe {
+            let sign = _mm256_set1_ps(-0.0);
+            Pair(_mm256_andnot_ps(sign, x.0), _mm256_andnot_ps(sign, x.1))
         }
     }
 

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::amx::Amx;
-use super::avx2::{largest8, sum8};
+use super::avx2::{half_sums, largest8, sum8};
 use super::{Kernel, Simd};
 
 /// The proof that this machine has AVX-512 F, BW, DQ, VL and VNNI.
@@ -218,6 +218,24 @@ impl Simd for Avx512 {
     unsafe fn store_i8(self, to: *mut i8, x: __m512) {
         // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_rounded_i8(self, to: *mut i8, x: [__m512; 2]) -> [i32; 2] {
+        // SAFETY: the caller's promise, and `self` exists, so the machine has the instructions.
+        unsafe {
+            let low = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x[0]));
+            let high = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x[1]));
+            let bytes = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high);
+            _mm256_storeu_si256(to.cast(), bytes);
+            half_sums(_mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes))
+        }
+    }
+
+    #[inline(always)]
+    fn abs(self, x: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the machine has the instructions.
+        unsafe { _mm512_abs_ps(x) }
     }
 
     #[inline(always)]

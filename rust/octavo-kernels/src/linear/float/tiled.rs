@@ -152,7 +152,7 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linear::{Activations, Encoding, Format, Linear, Output, Stored};
+    use crate::linear::{Activations, Contents, Encoding, Format, Linear, Output, Stored};
     use crate::simd::Kernel;
     use crate::simd::amx::emulated::Emulated;
     use crate::{CpuKernels, Isa};
@@ -170,7 +170,7 @@ mod tests {
 
     fn multiply(kernels: &CpuKernels, linear: &Linear, input: &[f32], rows: usize, bias: &[f32]) -> Vec<f32> {
         let part = &linear.parts[0];
-        let activations = Activations::of_rows(kernels, input, linear.columns(), false);
+        let activations = Activations::of_rows(kernels, input, linear.columns(), Contents::Floats);
         let mut out = vec![0.5; rows * linear.rows()];
         let out_rows = Output { pointer: out.as_mut_ptr(), stride: linear.rows(), add: true };
         let strips = 0..linear.rows().div_ceil(LANES);

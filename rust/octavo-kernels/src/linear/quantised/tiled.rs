@@ -117,7 +117,7 @@ impl<M: Tiles> ByTiles<'_, M> {
 #[cfg(test)]
 mod tests {
     use super::super::*;
-    use crate::linear::{Activations, Encoding, Format, Linear, Output, Stored};
+    use crate::linear::{Activations, Contents, Encoding, Format, Linear, Output, Stored};
     use crate::simd::amx::emulated::Emulated;
     use crate::{CpuKernels, Isa};
 
@@ -183,7 +183,7 @@ mod tests {
                 let stored = Stored { bytes: &bytes, rows, encoding, interleaved_head: 0 };
                 let linear = Linear::pack(&kernels, columns, &[stored], Some(format)).expect("packs");
                 let (input, bias) = (numbers(tokens * columns, 2), numbers(rows, 4));
-                let input = Activations::of_rows(&kernels, &input, columns, true);
+                let input = Activations::of_rows(&kernels, &input, columns, Contents::Codes);
                 let [vectors, tiles] = [false, true].map(|by_tiles| {
                     let mut out = vec![0.5; tokens * rows];
                     let item = Item {
