@@ -37,9 +37,13 @@ bench: $(DONE)/dev ## run the benchmarks; JSON goes to target/bench
 	@mkdir -p target/bench
 	@for bench in benches/*.py; do \
 	  name=$$(basename "$$bench" .py); \
-	  case $$name in _*|peers|perplexity) continue ;; esac; \
+	  case $$name in _*|kernels|peers|perplexity) continue ;; esac; \
 	  echo "== $$name"; $(BIN)/python "$$bench" --json "target/bench/$$name.json"; \
 	done
+
+bench-kernels: $(DONE)/dev ## measure every CPU kernel, which takes 20 minutes; JSON goes to target/bench
+	@mkdir -p target/bench
+	@$(BIN)/python benches/kernels.py --json target/bench/kernels.json
 
 peers: $(DONE)/dev ## install other engines, to compare with, in ~/.cache/octavo-peers
 	@$(BIN)/python benches/engines/install.py
@@ -59,7 +63,7 @@ install: $(DONE)/octavo $(DONE)/base ## build octavo and install it in .venv, wi
 clean: ## remove everything that these commands made
 	rm -rf $(VENV) target tests/e2e/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test lint format bench bench-peers bench-perplexity peers install clean tools
+.PHONY: help demo test lint format bench bench-kernels bench-peers bench-perplexity peers install clean tools
 
 # Looks at the tools every time, which takes no time, and makes the environment the first time.
 tools:
