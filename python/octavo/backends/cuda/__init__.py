@@ -1,0 +1,8 @@
+"""The CUDA backend. Imported only where a GPU is used, or its kernels are compiled.
+
+nvrtc        NVIDIA's run-time compiler, through ctypes: no driver, no GPU
+elf          reads what a cubin says of its kernels
+compile      a file of cuda/ to a cubin, cached; registers, spills and shared memory of its kernels
+variants     which kernels octavo compiles, with which macros, for which GPUs
+arguments    the structures that kernels take, as ctypes
+"""
