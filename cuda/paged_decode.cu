@@ -64,6 +64,7 @@ OCTAVO_DEVICE void copy_query(const AttentionCall& call, const DecodeUnit& unit,
     const uint8* from = query + ((valid ? row : 0) * ROW_CHUNKS + chunk) * CHUNK;
     copy_async<CHUNK>(tile + row * QUERY_PITCH + chunk * CHUNK, from, valid);
   }
+  commit_copies();  // the first group: the tiles' come after it
 }
 
 // One warp's tiles of a unit: the softmax and the sums over their keys.

@@ -1,7 +1,8 @@
 // What every kernel includes, and its only include besides our own: no CUDA header is needed, at build time or later.
 //
 //   types           int64, uint8 … with their bits in the name
-//   OCTAVO_DEVICE   marks a device function; OCTAVO_SHARED names dynamic shared memory; OCTAVO_KERNEL publishes a kernel
+//   OCTAVO_DEVICE   marks a device function; OCTAVO_SHARED names dynamic shared memory
+//   OCTAVO_KERNEL   publishes a kernel and how it is launched; OCTAVO_CONSTANT a number
 //   PTX wrappers    ptx.cuh, for the GPU, and host/ptx.h, which does the same on a CPU. Both define:
 //
 //     copy_async<bytes>(shared, global, valid)    starts a copy of 4, 8 or 16 bytes; of zeros unless valid

@@ -9,6 +9,9 @@
 #define OCTAVO_KERNEL(name, threads, shared_bytes) \
   extern "C" __device__ __attribute__((used)) uint32 octavo_shape_##name[2] = {threads, shared_bytes};
 
+// Publishes a number that who launches kernels needs.
+#define OCTAVO_CONSTANT(name, value) extern "C" __device__ __attribute__((used)) uint32 octavo_constant_##name = value;
+
 OCTAVO_DEVICE uint32 shared_address(const void* pointer) {
   return static_cast<uint32>(__cvta_generic_to_shared(pointer));
 }

@@ -33,6 +33,10 @@
   extern "C" uint32 octavo_shape_##name[2];                                                                   \
   uint32 octavo_shape_##name[2] = {threads, shared_bytes};
 
+#define OCTAVO_CONSTANT(name, value)        \
+  extern "C" uint32 octavo_constant_##name; \
+  uint32 octavo_constant_##name = value;
+
 struct alignas(8) int2 { int x, y; };
 struct alignas(16) int4 { int x, y, z, w; };
 struct alignas(8) uint2 { unsigned x, y; };

@@ -193,8 +193,8 @@ inline void release_if_complete(int number) {
 
 // Arrives at barrier `number`, and waits there for `expected` threads (0: all of the block) if `wait` is set.
 inline void wait_barrier(int number, unsigned expected, bool wait) {
-  Barrier& barrier = machine.barriers[number];
   if (number < 0 || number >= NUM_BARRIERS) fail("there is no barrier %d", number);
+  Barrier& barrier = machine.barriers[number];
   if (expected % LANES) fail("barrier %d: %u threads are not whole warps", number, expected);
   if (barrier.arrived && barrier.expected != expected) fail("barrier %d: its threads expect different counts", number);
   barrier.expected = expected;

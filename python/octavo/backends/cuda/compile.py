@@ -45,6 +45,8 @@ class KernelUse:
 class Cubin:
     path: Path
     kernels: tuple[KernelUse, ...]
+    constants: Mapping[str, int]
+    """What the source publishes by OCTAVO_CONSTANT."""
     log: str
     """The compiler's."""
     cached: bool
@@ -80,7 +82,8 @@ def compile_kernels(
         cache.mkdir(parents=True, exist_ok=True)
         _write_whole(cubin_path, image)
         _write_whole(log_path, log.encode())
-    return Cubin(cubin_path, _kernel_uses(image, log), log, cached)
+    constants = {name: words[0] for name, words in read_constants(image, "octavo_constant_").items()}
+    return Cubin(cubin_path, _kernel_uses(image, log), constants, log, cached)
 
 
 def _kernel_uses(image: bytes, log: str) -> tuple[KernelUse, ...]:

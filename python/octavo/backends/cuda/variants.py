@@ -1,0 +1,62 @@
+"""Which kernels octavo has, with which macros, and for which GPUs.
+
+A kernel is compiled for the shapes and types of a model, which are macros: what is known then costs no registers.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+Element = Literal["Bfloat16", "Float16", "Float8"]
+"""As cuda/attention.cuh names them."""
+
+ARCHITECTURES = ("sm_80", "sm_89", "sm_90a", "sm_100f", "sm_120")
+"""sm_80 runs on 8.6 too; sm_100f on the whole family of Blackwell's data-centre GPUs."""
+
+HEAD_DIMS = (64, 80, 96, 128, 256)
+
+CACHE_TYPES: tuple[tuple[Element, Element], ...] = (
+    ("Bfloat16", "Bfloat16"),
+    ("Float16", "Float16"),
+    ("Bfloat16", "Float8"),
+    ("Float16", "Float8"),
+)
+"""Types of the query and of the cache that go together."""
+
+SHARED_BYTES_LIMIT = 99 << 10
+"""What a block may have on the GPUs that have least (sm_89, sm_120)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One source of cuda/ with its macros."""
+
+    source: str
+    macros: MappingProxyType[str, str | int]
+    name: str
+    """For people: what the macros say."""
+
+
+def attention(
+    source: str, head_dim: int, query: Element, cache: Element, row_tiles: int | None = None
+) -> Variant:
+    """`source` is paged_decode, paged_prefill or attention_merge. Prefill of short queries has `row_tiles` 1."""
+    macros: dict[str, str | int] = {"HEAD_DIM": head_dim, "QUERY_TYPE": query, "CACHE_TYPE": cache}
+    name = f"{head_dim} {query}" + ("" if cache == query else f"/{cache}")
+    if row_tiles is not None:
+        macros["ROW_TILES"] = row_tiles
+        name += f" {row_tiles} row tile"
+    return Variant(f"{source}.cu", MappingProxyType(macros), name)
+
+
+def all_variants() -> list[Variant]:
+    variants = []
+    for head_dim in HEAD_DIMS:
+        for query, cache in CACHE_TYPES:
+            variants.append(attention("paged_decode", head_dim, query, cache))
+            variants.append(attention("paged_prefill", head_dim, query, cache))
+            if head_dim <= 128:
+                variants.append(attention("paged_prefill", head_dim, query, cache, row_tiles=1))
+            if query == cache:  # merging does not read the cache
+                variants.append(attention("attention_merge", head_dim, query, cache))
+    return sorted(variants, key=lambda variant: variant.source)

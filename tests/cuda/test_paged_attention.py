@@ -1,0 +1,102 @@
+"""paged_decode, paged_prefill and attention_merge on the CPU, against float64."""
+
+from itertools import islice, product
+
+import numpy as np
+import pytest
+from attention import Case, check, kernels_of
+from host import schedules
+
+HEAD_DIMS = (64, 80, 96, 128, 256)
+TYPES = (("bf16", "bf16"), ("fp16", "fp16"), ("bf16", "fp8"), ("fp16", "fp8"))
+GROUPS = ((4, 4), (4, 2), (7, 1), (16, 1), (20, 1))
+"""Heads: groups of 1, 2, 7, 16 and 20. More than 16 are several units of decode."""
+PAGES = (1, 16, 32, 64)
+LAYOUTS = ("separate", "interleaved", "head_major")
+DECODES = (
+    ((1, 1),),
+    ((1, 16), (1, 17), (1, 63)),
+    ((1, 200), (1, 64), (1, 1), (1, 129), (1, 65)),
+)
+PREFILLS = (
+    ((5, 5), (2, 130), (1, 33)),  # a prompt, a draft of 2 tokens, a token to decode
+    ((70, 70),),
+    ((33, 97), (64, 128), (3, 3)),  # chunks behind a context
+)
+EXTRAS = ({}, {"window": 24}, {"soft_cap": 12.0, "sinks": True}, {"window": 7, "soft_cap": 30.0, "sinks": True})
+
+
+def cases_of(requests: tuple[tuple[tuple[int, int], ...], ...], chunks: tuple[int, ...]) -> list[Case]:
+    """Everything with everything that may meet it; what is independent takes turns."""
+    cases = []
+    for number, (head_dim, types, heads, extra) in enumerate(product(HEAD_DIMS, TYPES, GROUPS, EXTRAS)):
+        cases.append(
+            Case(
+                requests[number % len(requests)],
+                head_dim,
+                heads,
+                PAGES[number // 3 % 4],
+                types,
+                chunk=chunks[number // 5 % len(chunks)],
+                layout=LAYOUTS[number % 3],
+                grid=1 + number % 7,
+                seed=number,
+                **extra,
+            )
+        )
+    return cases
+
+
+ALL_DECODES = cases_of(DECODES, (1 << 20, 64, 128))
+ALL_PREFILLS = cases_of(PREFILLS, (1 << 20, 64))
+SHORT = [
+    Case(DECODES[2], 64, (8, 2), chunk=64, sinks=True, soft_cap=20.0),
+    Case(DECODES[2], 64, (7, 1), page=1, chunk=64, window=40),
+    Case(DECODES[1], 80, (4, 4), page=32, layout="head_major"),
+    Case(DECODES[2], 128, (20, 1), types=("bf16", "fp8"), chunk=128, window=130, layout="interleaved"),
+    Case(DECODES[2], 80, (4, 2), types=("fp16", "fp8"), sinks=True),
+    Case(DECODES[1], 256, (4, 4), types=("fp16", "fp16"), page=64),
+    Case(((1, 40), (1, 70)), 64, (4, 2), page=32, layout="sparse"),
+    Case(PREFILLS[0], 64, (8, 2), chunk=64, sinks=True, soft_cap=20.0),
+    Case(PREFILLS[2], 64, (7, 1), page=1, window=40, row_tiles=1),
+    Case(PREFILLS[1], 64, (4, 4), page=32, layout="head_major"),
+    Case(PREFILLS[0], 128, (20, 1), types=("bf16", "fp8"), chunk=64, window=50, layout="interleaved"),
+    Case(PREFILLS[2], 128, (4, 2), types=("bf16", "fp8"), sinks=True),
+    Case(PREFILLS[0], 80, (4, 2), types=("fp16", "fp16"), page=64, sinks=True),
+]
+
+
+def name_of(case: Case) -> str:
+    kind = "decode" if all(count == 1 for count, _ in case.requests) else "prefill"
+    return f"{kind}-{case.head_dim}-{'-'.join(case.types)}-{case.heads[0]}over{case.heads[1]}-page{case.page}"
+
+
+@pytest.mark.parametrize("case", SHORT, ids=name_of)
+def test_attention_is_right_in_every_order(case: Case) -> None:
+    for schedule in islice(schedules(case.seed), 3):
+        check(case, schedule)
+
+
+def test_the_same_bits_come_out_in_every_order() -> None:
+    case = Case(DECODES[2], 64, (8, 2), chunk=64)
+    assert len({check(case, schedule) for schedule in islice(schedules(), 4)}) == 1
+
+
+def test_no_read_of_shared_memory_meets_a_bank_conflict() -> None:
+    for source, head_dim, types in product(
+        ("paged_decode.cu", "paged_prefill.cu"), (64, 80, 128), (("bf16", "bf16"), ("bf16", "fp8"))
+    ):
+        requests = ((1, 40),) if source == "paged_decode.cu" else ((3, 40),)
+        check(Case(requests, head_dim, types=types), next(schedules()))
+        statistics = kernels_of(source, head_dim, types).statistics
+        assert statistics.ldmatrix > 0
+        assert statistics.bank_conflicts == 0
+
+
+@pytest.mark.cuda_host_all
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("kind", ["decode", "prefill"])
+def test_all_cases(kind: str, head_dim: int) -> None:
+    cases = [case for case in (ALL_DECODES if kind == "decode" else ALL_PREFILLS) if case.head_dim == head_dim]
+    worst = [check(case, schedule) for case, schedule in zip(cases, schedules(head_dim), strict=False)]
+    print(f"{kind}, head dimension {head_dim}: {len(worst)} cases, worst relative error {np.max(worst):.1e}")
