@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <random>
 #include <string>
 #include <tuple>
@@ -193,7 +194,7 @@ inline void release_if_complete(int number) {
 
 // Arrives at barrier `number`, and waits there for `expected` threads (0: all of the block) if `wait` is set.
 inline void wait_barrier(int number, unsigned expected, bool wait) {
-  if (number < 0 || number >= NUM_BARRIERS) fail("there is no barrier %d", number);
+  if (number < 0 || number >= NUM_BARRIERS) return fail("there is no barrier %d", number);
   Barrier& barrier = machine.barriers[number];
   if (expected % LANES) fail("barrier %d: %u threads are not whole warps", number, expected);
   if (barrier.arrived && barrier.expected != expected) fail("barrier %d: its threads expect different counts", number);
@@ -315,6 +316,7 @@ struct GuardedMemory {
 
 inline void on_fault(int signal, siginfo_t* information, void*) {
   if (signal == SIGFPE) fail("an integer was divided by zero");
+  if (signal == SIGILL) fail("the host compiler saw undefined behaviour, and put a trap there");
   fail("%p is outside of every array", information->si_addr);
 }
 
@@ -322,7 +324,8 @@ inline void on_fault(int signal, siginfo_t* information, void*) {
 struct FaultGuard {
   GuardedMemory memory{64 << 10};
   stack_t old_stack{};
-  struct sigaction old_segv{}, old_bus{}, old_fpe{};
+  static constexpr int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+  struct sigaction old_actions[std::size(SIGNALS)]{};
   FaultGuard() {
     stack_t stack{};
     stack.ss_sp = memory.begin();
@@ -331,14 +334,10 @@ struct FaultGuard {
     struct sigaction action{};
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    sigaction(SIGSEGV, &action, &old_segv);
-    sigaction(SIGBUS, &action, &old_bus);
-    sigaction(SIGFPE, &action, &old_fpe);
+    for (size_t i = 0; i < std::size(SIGNALS); i++) sigaction(SIGNALS[i], &action, &old_actions[i]);
   }
   ~FaultGuard() {
-    sigaction(SIGSEGV, &old_segv, nullptr);
-    sigaction(SIGBUS, &old_bus, nullptr);
-    sigaction(SIGFPE, &old_fpe, nullptr);
+    for (size_t i = 0; i < std::size(SIGNALS); i++) sigaction(SIGNALS[i], &old_actions[i], nullptr);
     sigaltstack(&old_stack, nullptr);
   }
 };

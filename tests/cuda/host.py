@@ -22,6 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "cuda"
 BUILDS = ROOT / "target" / "cuda-host"
+MAP_NORESERVE = 0x4000
+"""Of Linux; mmap has it from Python 3.13 on."""
 FLAGS = (
     "-x c++ -std=c++20 -O2 -g -march=native -fPIC -shared -fno-gnu-unique -ffp-contract=off "
     "-Wall -Wextra -Werror -Wno-unknown-pragmas -DOCTAVO_HOST"
@@ -134,7 +136,7 @@ class _GuardedMemory:
     def __init__(self, size: int, poison: bool = True) -> None:
         page = mmap.PAGESIZE
         self._size = math.ceil(max(size, 1) / page) * page
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         self._mapping = mmap.mmap(-1, self._size + 2 * page, flags=flags)
         start = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
         for guard in (start, start + page + self._size):

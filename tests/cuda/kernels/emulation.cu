@@ -128,10 +128,13 @@ extern "C" __global__ void misbehave(int* output, int mistake) {
   const int thread = threadIdx.x, lane = thread % 32;
   output[thread] = lane;
   if (mistake == 1) output[64] = 1;
-  if (mistake == 2) output[lane] = output[1 << 20];
+  if (mistake == 2) output[lane] = output[64 + lane];
   if (mistake == 3) shared[1024] = 1;
   if (mistake == 4) shared[1000] = 1;
-  if (mistake == 5 && lane < 16) __syncthreads();
+  if (mistake == 5) {
+    if (lane < 16) __syncthreads();
+    else __syncwarp();
+  }
   if (mistake == 6 && lane < 16) __syncwarp();
   if (mistake == 7) {
     if (lane < 16) __syncwarp();
@@ -140,14 +143,14 @@ extern "C" __global__ void misbehave(int* output, int mistake) {
   if (mistake == 8) __shfl_sync(0xffff, lane, 0);
   if (mistake == 9 && lane < 4) __shfl_sync(0xf, lane, 4);
   if (mistake == 10) copy_async<16>(shared + 8, output, true);
-  if (mistake == 11) copy_async<16>(shared + 1000, output, true);
+  if (mistake == 11) copy_async<16>(shared + 992, output, true);
   if (mistake == 12) {
     copy_async<4>(shared + thread * 4, output, true);
     commit_copies();
   }
   if (mistake == 13) barrier_wait(mistake + 7, 64);
   if (mistake == 14) barrier_wait(1, 40);
-  if (mistake == 15) output[thread] = thread / (lane / 32);
+  if (mistake == 15) output[thread] = thread / output[0];
   if (mistake == 16) {
     uint32 registers[2];
     load_matrices(registers, shared + 4);
