@@ -21,7 +21,6 @@
 #include <cstdio>
 #include <cstring>
 #include <iterator>
-#include <random>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -90,6 +89,22 @@ struct Fiber {
   int lane() const { return thread % LANES; }
 };
 
+// xorshift32: the standard library's generators take longer to compile than a kernel.
+struct Random {
+  uint32_t state = 1;
+  void seed(uint32_t seed) { state = seed * 0x9E3779B9u | 1; }
+  uint32_t draw() {
+    state ^= state << 13;
+    state ^= state >> 17;
+    state ^= state << 5;
+    return state;
+  }
+  bool coin() { return draw() >> 16 & 1; }
+  void shuffle(std::vector<int>& list) {
+    for (size_t left = list.size(); left > 1; left--) std::swap(list[left - 1], list[(draw() >> 8) % left]);
+  }
+};
+
 struct Barrier {
   unsigned expected = 0, arrived = 0;  // threads; 0 expects every thread that has not exited
 };
@@ -105,11 +120,9 @@ struct Machine {
   unsigned char* shared = nullptr;
   void (*body)(void**) = nullptr;
   void** arguments = nullptr;
-  std::minstd_rand random;
+  Random random;
   Statistics statistics{};
   std::string failure;
-
-  bool coin() { return random() >> 8 & 1; }
 };
 
 inline Machine machine;
@@ -252,20 +265,19 @@ inline void run_block() {
   std::vector<int> threads = numbers(num_threads), lanes = numbers(LANES);
   std::vector<int> warps = numbers((num_threads + LANES - 1) / LANES);
   const Order order = machine.options.order;
-  auto shuffle = [](std::vector<int>& list) { std::shuffle(list.begin(), list.end(), machine.random); };
   if (order == Order::reverse) {
     std::reverse(warps.begin(), warps.end());
     std::reverse(lanes.begin(), lanes.end());
   }
-  if (order == Order::skewed) shuffle(warps);
+  if (order == Order::skewed) machine.random.shuffle(warps);
   while (machine.num_live && machine.failure.empty()) {
     bool ran = false;
     if (order == Order::shuffled) {
-      shuffle(threads);
-      shuffle(warps);
+      machine.random.shuffle(threads);
+      machine.random.shuffle(warps);
     }
-    if (order == Order::shuffled || order == Order::skewed) shuffle(lanes);
-    if (order == Order::forward || (order == Order::shuffled && machine.coin())) {
+    if (order == Order::shuffled || order == Order::skewed) machine.random.shuffle(lanes);
+    if (order == Order::forward || (order == Order::shuffled && machine.random.coin())) {
       for (int thread : threads) ran |= run_fiber(machine.fibers[thread]);
     } else {
       for (int warp : warps) {
@@ -351,7 +363,7 @@ inline void run_grid() {
   const uint32_t *grid = options.grid, total = grid[0] * grid[1] * grid[2];
   std::vector<int> blocks = numbers(total);
   if (options.order == Order::reverse) std::reverse(blocks.begin(), blocks.end());
-  if (options.order >= Order::shuffled) std::shuffle(blocks.begin(), blocks.end(), machine.random);
+  if (options.order >= Order::shuffled) machine.random.shuffle(blocks);
   for (uint32_t number : blocks) {
     machine.block = {number % grid[0], number / grid[0] % grid[1], number / grid[0] / grid[1]};
     machine.statistics.blocks++;
@@ -373,7 +385,7 @@ inline const char* launch(const LaunchOptions& options, void (*body)(void**), vo
   machine.options = options;
   machine.body = body;
   machine.arguments = arguments;
-  machine.random.seed(options.seed + 1);
+  machine.random.seed(options.seed);
   machine.failure.clear();
   machine.current = nullptr;
   machine.fibers.resize(num_threads);

@@ -78,7 +78,7 @@ void copy_async(void* shared, const void* global, bool valid) {
   machine.statistics.copied_bytes += valid ? BYTES : 0;
   octavo_host::AsyncCopy copy{shared, global, BYTES, valid};
   const Landing landing = machine.options.landing;
-  const bool now = landing == Landing::early || (landing == Landing::mixed && machine.coin());
+  const bool now = landing == Landing::early || (landing == Landing::mixed && machine.random.coin());
   if (now) octavo_host::land(copy);
   if (now) copy.bytes = 0;  // it has landed; its group is waited for all the same
   machine.current->copies.back().push_back(copy);

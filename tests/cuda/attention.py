@@ -8,6 +8,7 @@ check       runs the kernels that a case needs, and compares
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def plan_work(case: Case, query_start: Array, tile_rows: int | None, first_slot:
             continue
         bounds = [*range(0, length, case.chunk), length]
         slot = work.num_slots if len(bounds) > 2 else -1
-        for part, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for part, (begin, end) in enumerate(pairwise(bounds)):
             for first_row in range(0, num_query * group, tile_rows or num_query * group):
                 work.items.append((entry, first_row, begin, end, slot if slot < 0 else slot + part * num_query))
         if slot >= 0:
@@ -158,7 +159,10 @@ class Step:
         )
         if cache_type == "fp8":
             self.call.key_scales, self.call.value_scales = self._keep(scales[0]), self._keep(scales[1])
-        self._lay_out_cache(codes)
+        if case.layout == "sparse":
+            self._spread_cache(codes)
+        else:
+            self._lay_out_cache(codes)
 
     def _keep(self, array: Array) -> int:
         """The address of a guarded copy that lives as long as the step."""
@@ -168,8 +172,6 @@ class Step:
     def _lay_out_cache(self, codes: Array) -> None:
         """Codes are [block, keys or values, token, head, dimension]."""
         order = {"separate": (1, 0, 2, 3, 4), "interleaved": (0, 1, 2, 3, 4), "head_major": (1, 0, 3, 2, 4)}
-        if self.case.layout == "sparse":
-            return self._spread_cache(codes)
         axes = order[self.case.layout]
         shape = [codes.shape[axis] for axis in axes]
         stride = {axis: prod(shape[place + 1 :]) for place, axis in enumerate(axes)}
@@ -267,4 +269,3 @@ def check(case: Case, schedule: Schedule, folder: Path = KERNELS) -> float:
         assert worst < TOLERANCE[case.types[0]], f"request {entry}: relative error {error.max():.2g}"
         np.testing.assert_allclose(step.log_sums[rows], log_sums, atol=2e-3, err_msg=f"request {entry}")
     return worst
-

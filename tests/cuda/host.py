@@ -25,9 +25,10 @@ BUILDS = ROOT / "target" / "cuda-host"
 MAP_NORESERVE = 0x4000
 """Of Linux; mmap has it from Python 3.13 on."""
 FLAGS = (
-    "-x c++ -std=c++20 -O2 -g -march=native -fPIC -shared -fno-gnu-unique -ffp-contract=off "
-    "-Wall -Wextra -Werror -Wno-unknown-pragmas -DOCTAVO_HOST"
-).split()
+    *("-x", "c++", "-std=c++20", "-O2", "-g", "-march=native", "-ffp-contract=off"),
+    *("-fPIC", "-shared", "-fno-gnu-unique"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-DOCTAVO_HOST"),
+)
 
 
 class Order(IntEnum):
@@ -76,8 +77,7 @@ class Statistics(ctypes.Structure):
     """Of all launches of one HostKernels."""
 
     _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in ("mma", "ldmatrix", "bank_conflicts", "copied_bytes", "switches", "blocks")
+        (name, ctypes.c_uint64) for name in ("mma", "ldmatrix", "bank_conflicts", "copied_bytes", "switches", "blocks")
     )
 
 
@@ -112,12 +112,10 @@ class HostKernels:
         """A number that the source publishes."""
         return ctypes.c_uint32.in_dll(self._library, f"octavo_constant_{name}").value
 
-    def launch(self, name: str, grid: int, arguments: list[Any], schedule: Schedule = Schedule()) -> None:  # noqa: B008
+    def launch(self, name: str, grid: int, arguments: list[Any], schedule: Schedule = Schedule()) -> None:
         """Runs a kernel with the shape that it publishes. Raises KernelFault."""
         threads, shared_bytes = self.shape(name)
-        options = _Options(
-            (grid, 1, 1), (threads, 1, 1), shared_bytes, schedule.order, schedule.landing, schedule.seed
-        )
+        options = _Options((grid, 1, 1), (threads, 1, 1), shared_bytes, schedule.order, schedule.landing, schedule.seed)
         values = [ctypes.c_void_p(each.ctypes.data) if isinstance(each, np.ndarray) else each for each in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         function = self._library[f"octavo_launch_{name}"]

@@ -4,25 +4,18 @@ AttentionCall    cuda/attention.cuh, which says what each field is. Pointers are
 """
 
 import ctypes
-from typing import ClassVar
-
-_Fields = ClassVar[list[tuple[str, type]]]
 
 
 class WorkList(ctypes.Structure):
-    _fields_: _Fields = [
-        (name, ctypes.c_void_p) for name in ("count", "entry", "first_row", "kv_begin", "kv_end", "slot")
-    ]
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("count", "entry", "first_row", "kv_begin", "kv_end", "slot"))
 
 
 class MergeList(ctypes.Structure):
-    _fields_: _Fields = [
-        (name, ctypes.c_void_p) for name in ("count", "token", "first_slot", "num_slots", "slot_stride")
-    ]
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("count", "token", "first_slot", "num_slots", "slot_stride"))
 
 
 class AttentionCall(ctypes.Structure):
-    _fields_: _Fields = [
+    _fields_ = (
         ("query", ctypes.c_void_p),
         ("output", ctypes.c_void_p),
         ("keys", ctypes.c_void_p),
@@ -50,4 +43,4 @@ class AttentionCall(ctypes.Structure):
         ("window", ctypes.c_int32),
         ("scale", ctypes.c_float),
         ("soft_cap", ctypes.c_float),
-    ]
+    )

@@ -37,9 +37,7 @@ class Variant:
     """For people: what the macros say."""
 
 
-def attention(
-    source: str, head_dim: int, query: Element, cache: Element, row_tiles: int | None = None
-) -> Variant:
+def attention(source: str, head_dim: int, query: Element, cache: Element, row_tiles: int | None = None) -> Variant:
     """`source` is paged_decode, paged_prefill or attention_merge. Prefill of short queries has `row_tiles` 1."""
     macros: dict[str, str | int] = {"HEAD_DIM": head_dim, "QUERY_TYPE": query, "CACHE_TYPE": cache}
     name = f"{head_dim} {query}" + ("" if cache == query else f"/{cache}")
