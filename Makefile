@@ -25,6 +25,13 @@ demo: $(DONE)/demo ## start a server with a small model, ask it questions, show 
 test: $(DONE)/dev $(DONE)/node ## run every test and check
 	@scripts/check.sh all
 
+test-cuda-host: $(DONE)/dev ## run all cases of the CUDA kernels on the CPU, and plant bugs in them; takes 15 minutes
+	@$(BIN)/python -m pytest tests/cuda -m "cuda_host_all or not cuda_host_all" -s -q
+	@$(BIN)/python tests/cuda/mutate.py
+
+cuda-kernels: $(DONE)/nvrtc ## compile the CUDA kernels for every GPU, without one; writes docs/cuda-kernels.md
+	@$(BIN)/python scripts/cuda_kernels.py --write docs/cuda-kernels.md
+
 lint: $(DONE)/dev ## run the checks that need no test run: formats, clippy, ruff, mypy, stubtest
 	@scripts/check.sh lint
 
@@ -63,7 +70,7 @@ install: $(DONE)/octavo $(DONE)/base ## build octavo and install it in .venv, wi
 clean: ## remove everything that these commands made
 	rm -rf $(VENV) target tests/e2e/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test lint format bench bench-kernels bench-peers bench-perplexity peers install clean tools
+.PHONY: help demo test test-cuda-host cuda-kernels lint format bench bench-kernels bench-peers bench-perplexity peers install clean tools
 
 # Looks at the tools every time, which takes no time, and makes the environment the first time.
 tools:
@@ -79,6 +86,10 @@ $(DONE)/octavo: $(DONE)/maturin $(RUST_SOURCES) $(PYTHON_SOURCES) pyproject.toml
 	@rm -rf $(DONE)/wheels
 	@$(BIN)/maturin build --release --locked --interpreter $(BIN)/python --out $(DONE)/wheels
 	@$(PIP) --quiet --no-deps --force-reinstall $(DONE)/wheels/octavo-*.whl
+	@touch $@
+
+$(DONE)/nvrtc: $(DONE)/octavo $(DONE)/base
+	@$(PIP) --quiet "$$(echo $(DONE)/wheels/octavo-*.whl)[cuda13]"
 	@touch $@
 
 $(DONE)/base: pyproject.toml | $(DONE)/octavo

@@ -50,7 +50,7 @@ struct AttentionCall {
   const int *row, *query_start, *seq_len;  // of each entry: row of the table, first query token, tokens with the query
   WorkList work;
   MergeList merges;
-  int64 query_stride, block_stride, token_stride, head_stride;  // elements
+  int64 query_stride, block_stride, token_stride, head_stride;  // elements; multiples of 16 bytes
   int num_heads, num_kv_heads, table_stride;
   int page_shift;   // log2 of a block's tokens
   int window;       // keys that a query sees, its own included; 0: all
@@ -108,8 +108,8 @@ static_assert(HEAD_DIM % 16 == 0, "a step of m16n8k16 is 16 dimensions");
 
 constexpr int CHUNK = 16;
 
-// Rows are an odd number of chunks apart. Eight rows of one column of chunks, which is what ldmatrix reads at once, then
-// lie in the eight different groups of banks.
+// Rows are an odd number of chunks apart. Eight rows of one column of chunks, which is what ldmatrix reads at once,
+// then lie in the eight different groups of banks.
 constexpr int tile_pitch(int row_bytes) { return (row_bytes / CHUNK | 1) * CHUNK; }
 
 constexpr int QUERY_PITCH = tile_pitch(HEAD_DIM * 2);
@@ -120,6 +120,7 @@ constexpr int CACHE_PITCH = tile_pitch(CACHE_ROW_BYTES);
 // were 16-bit, gives a lane four neighbours 4 c to 4 c + 3 (c = lane mod 4) where the fragment wants 2 c, 2 c + 1,
 // 2 c + 8 and 2 c + 9. The order along k is free as long as both sides keep it: the query's fragment does the same.
 
+// A query beyond fp16's 65504 would become infinite; none comes near.
 OCTAVO_DEVICE uint32 to_product(uint32 pair) {
   if constexpr (SAME<Query, Product>) return pair;
   else return Product::pack(Query::low(pair), Query::high(pair));
@@ -170,8 +171,8 @@ OCTAVO_DEVICE void load_values(uint32 (&b)[4], const uint8* tile, int step, int 
   }
 }
 
-// What a warp has summed: 16 rows, all dimensions, as load_values ordered them. A lane has a part of two rows, lane / 4
-// and 8 more.
+// What a warp has summed: 16 rows, all dimensions, as load_values ordered them. A lane has a part of two rows,
+// lane / 4 and 8 more.
 struct OutputSums {
   float columns[HEAD_DIM / 8][4];
 
@@ -221,8 +222,8 @@ struct TokenGather {
     return __ldg(table + (token >> page_shift)) * block_bytes + in_page * token_bytes;
   }
 
-  // Starts the copies of NUM_TOKENS tokens, of which lane i knows where token i lies. Rows without a token become zeros:
-  // their probability is zero, and zero times what was there before could be NaN.
+  // Starts the copies of NUM_TOKENS tokens, of which lane i knows where token i lies. Rows without a token become
+  // zeros: their probability is zero, and zero times what was there before could be NaN.
   template <int NUM_TOKENS>
   OCTAVO_DEVICE static void copy(uint8* tile, const uint8* source, int64 offset, int lane) {
     constexpr int ROW_CHUNKS = CACHE_ROW_BYTES / CHUNK, NUM_CHUNKS = NUM_TOKENS * ROW_CHUNKS;
@@ -241,9 +242,10 @@ struct TokenGather {
 
 constexpr float LOG2_E = 1.44269504f;
 
-struct Scoring {
+class Scoring {
   float to_log2, soft_cap;
 
+ public:
   OCTAVO_DEVICE Scoring(const AttentionCall& call, int kv_head) {
     const float scale = call.scale * (CACHE_IS_FP8 ? call.key_scales[kv_head] : 1.f);
     soft_cap = call.soft_cap;
@@ -251,10 +253,26 @@ struct Scoring {
     to_log2 = soft_cap > 0 ? 2 * LOG2_E * scale / soft_cap : LOG2_E * scale;
   }
 
-  OCTAVO_DEVICE float operator()(float product) const {
-    const float score = product * to_log2;
-    if (soft_cap <= 0) return score;
-    return LOG2_E * soft_cap * (1.f - 2.f * reciprocal_approximate(1.f + exp2_approximate(score)));
+  // Products become scores. The cap is decided once for a tile, not once for a number.
+  template <int NUM_COLUMNS>
+  OCTAVO_DEVICE void apply(float (&products)[NUM_COLUMNS][4]) const {
+    if (soft_cap > 0) {
+      const float cap = LOG2_E * soft_cap;
+      each(products, [&](float product) {
+        return cap - 2 * cap * reciprocal_approximate(1.f + exp2_approximate(product * to_log2));
+      });
+    } else {
+      each(products, [&](float product) { return product * to_log2; });
+    }
+  }
+
+ private:
+  template <int NUM_COLUMNS, class Function>
+  OCTAVO_DEVICE static void each(float (&numbers)[NUM_COLUMNS][4], Function function) {
+#pragma unroll
+    for (int column = 0; column < NUM_COLUMNS; column++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) numbers[column][i] = function(numbers[column][i]);
   }
 };
 
@@ -291,8 +309,8 @@ OCTAVO_DEVICE float maximum_of_row(float value) {
 struct RunningSoftmax {
   float highest[2] = {-INFINITY, -INFINITY}, total[2] = {0.f, 0.f};
 
-  // Turns the scores of NUM_COLUMNS · 8 keys into probabilities, up to the factor that comes at the end, and scales what
-  // was summed before to the new maximum.
+  // Turns the scores of NUM_COLUMNS · 8 keys into probabilities, up to the factor that comes at the end, and scales
+  // what was summed before to the new maximum.
   template <int NUM_COLUMNS>
   OCTAVO_DEVICE void take(float (&scores)[NUM_COLUMNS][4], OutputSums& sums) {
 #pragma unroll

@@ -8,8 +8,8 @@
 // The grid is as many blocks as the GPU holds, whatever the step: each takes every gridDim.x'th unit. The list
 // (attention.cuh: WorkList) and its count are read from the step's arena.
 //
-// Decoding reads far more than it computes. All that matters is to have enough bytes on their way: while a warp computes
-// one tile, the copies of the next NUM_STAGES - 1 are under way, for every warp of every block on the multiprocessor.
+// Decoding reads far more than it computes. All that matters is to have enough bytes on their way: while a warp
+// computes one tile, the copies of the next NUM_STAGES - 1 are under way, for every warp on the multiprocessor.
 #include "attention.cuh"
 
 #ifndef NUM_STAGES
@@ -117,12 +117,13 @@ OCTAVO_DEVICE void attend_tiles(const AttentionCall& call, const DecodeUnit& uni
       Product::mma(scores[0], rows, b[0], b[1]);
       Product::mma(scores[1], rows, b[2], b[3]);
     }
+    scoring.apply(scores);
 #pragma unroll
     for (int column = 0; column < 2; column++) {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const int token = first + column * 8 + lane % 4 * 2 + i % 2;
-        scores[column][i] = token < unit.kv_end ? scoring(scores[column][i]) : -INFINITY;
+        if (token >= unit.kv_end) scores[column][i] = -INFINITY;
       }
     }
     softmax.take(scores, sums);

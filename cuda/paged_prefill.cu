@@ -3,11 +3,11 @@
 //
 // The query tokens of an entry are its last ones; the cache holds their keys already. A unit of work is one item of the
 // list (attention.cuh: WorkList) and one KV head. Its TILE_ROWS rows are pairs of a query token and a query head of the
-// group, tokens outermost, so that every key that is read meets all the heads that share it, and short queries fill the
-// rows of m16n8k16 too. Each warp has its own rows, and all warps share the tiles of KV_TILE keys, which pass by once.
+// group, tokens outermost, so that every key that is read meets all the heads that share it, and short queries fill
+// the rows of m16n8k16 too. Each warp has its own rows; all warps share the tiles of KV_TILE keys, which pass by once.
 //
-// Keys and values of a tile are waited for apart: while the scores of a tile are computed, its values are still on their
-// way, and the keys of the next tile already.
+// Keys and values of a tile are waited for apart: while the scores of a tile are computed, its values are still on
+// their way, and the keys of the next tile already.
 //
 // The grid is as many blocks as the GPU holds, whatever the step: each takes every gridDim.x'th unit.
 #include "attention.cuh"
@@ -125,11 +125,7 @@ OCTAVO_DEVICE void multiply_values(OutputSums (&sums)[ROW_TILES], const float (&
 OCTAVO_DEVICE void score(float (&scores)[ROW_TILES][KV_TILE / 8][4], const PrefillUnit& unit, const Scoring& scoring,
                          int first_key, int warp_row, int lane) {
 #pragma unroll
-  for (int tile = 0; tile < ROW_TILES; tile++)
-#pragma unroll
-    for (int column = 0; column < KV_TILE / 8; column++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) scores[tile][column][i] = scoring(scores[tile][column][i]);
+  for (int tile = 0; tile < ROW_TILES; tile++) scoring.apply(scores[tile]);
   if (unit.sees_all(first_key)) return;
 #pragma unroll
   for (int tile = 0; tile < ROW_TILES; tile++) {
@@ -149,8 +145,8 @@ OCTAVO_DEVICE void score(float (&scores)[ROW_TILES][KV_TILE / 8][4], const Prefi
   }
 }
 
-// A part goes to its slot from the registers. A final result goes through the memory of the query's tile, where the warp
-// alone has its rows, such that whole chunks are written.
+// A part goes to its slot from the registers. A final result goes through the memory of the query's tile, where the
+// warp alone has its rows, such that whole chunks are written.
 OCTAVO_DEVICE void write_result(const AttentionCall& call, const PrefillUnit& unit, uint8* rows, int warp_row, int lane,
                                 const RunningSoftmax (&softmax)[ROW_TILES], const OutputSums (&sums)[ROW_TILES]) {
   const bool is_part = unit.slot >= 0;

@@ -8,7 +8,7 @@
 //     copy_async<bytes>(shared, global, valid)    starts a copy of 4, 8 or 16 bytes; of zeros unless valid
 //     commit_copies()                             closes a group of copies
 //     wait_for_copies<n>()                        waits for all groups of this thread but the latest n
-//     load_matrices(registers, row)               ldmatrix: 2 or 4 matrices of 8 rows, 16 bytes each; lane i names row i
+//     load_matrices(registers, row)               ldmatrix: 2 or 4 matrices of 8 rows, of 16 bytes; lane i gives row i
 //     load_matrices_transposed(registers, row)
 //     mma_bf16(sums, a, b0, b1), mma_fp16         sums[16, 8] += a[16, 16] · b[16, 8], in the fragments of m16n8k16
 //     pack_bf16(low, high), pack_fp16             two floats, rounded to nearest, in one register

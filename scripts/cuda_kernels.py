@@ -63,8 +63,8 @@ def compile_variant(variant: Variant, architectures: list[str], nvrtc: Nvrtc, fa
         for use in cubin.kernels:
             row = rows.setdefault(use.name, [use.name, variant.name, str(use.threads), str(use.shared_bytes)])
             row.append(f"{use.registers}")
-            if use.spilled_bytes:
-                faults.append(f"{where}: spills {use.spilled_bytes} bytes")
+            if use.spilled_bytes or use.stack_bytes:
+                faults.append(f"{where}: spills {use.spilled_bytes} bytes, has {use.stack_bytes} on the stack")
             if use.shared_bytes > SHARED_BYTES_LIMIT:
                 faults.append(f"{where}: {use.shared_bytes} bytes of shared memory, of {SHARED_BYTES_LIMIT}")
     return list(rows.values())

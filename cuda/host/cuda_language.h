@@ -1,4 +1,4 @@
-// The part of CUDA C++ that our kernels use, for a host compiler: qualifiers, vector types, indices, built-in functions.
+// The part of CUDA C++ that our kernels use, for a host compiler: qualifiers, vector types, built-in functions.
 //
 // Static __shared__ arrays are missing on purpose: OCTAVO_SHARED is poisoned for every block and ends at a guard page.
 #pragma once

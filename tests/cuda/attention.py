@@ -58,7 +58,7 @@ class Case:
 def kernels_of(
     source: str, head_dim: int, types: tuple[str, str], row_tiles: int = 0, folder: Path = KERNELS
 ) -> HostKernels:
-    macros = {"HEAD_DIM": head_dim, "QUERY_TYPE": TYPES[types[0]], "CACHE_TYPE": TYPES[types[1]]}
+    macros: dict[str, str | int] = {"HEAD_DIM": head_dim, "QUERY_TYPE": TYPES[types[0]], "CACHE_TYPE": TYPES[types[1]]}
     if row_tiles:
         macros["ROW_TILES"] = row_tiles
     return HostKernels(folder / source, macros, folder)

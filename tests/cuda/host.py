@@ -162,4 +162,5 @@ def guarded(values: ArrayLike) -> NDArray[Any]:
 def sparse(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """Zeros that may be far larger than the memory, as long as few of their pages are touched."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    return _GuardedMemory(size, poison=False).tail(size).view(dtype).reshape(shape)
+    zeros: NDArray[Any] = _GuardedMemory(size, poison=False).tail(size).view(dtype).reshape(shape)
+    return zeros

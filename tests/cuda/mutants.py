@@ -38,7 +38,7 @@ MUTANTS = (
     ),
     Mutant("decode: too little shared memory", DECODE, "NUM_STAGES * NUM_WARPS * 2", "NUM_STAGES * NUM_WARPS * 1"),
     # the arithmetic of decode
-    Mutant("decode: no mask at the end of the keys", DECODE, "token < unit.kv_end ?", "token < unit.kv_end + 99 ?"),
+    Mutant("decode: no mask at the end of the keys", DECODE, "token >= unit.kv_end", "token > unit.kv_end"),
     Mutant(
         "decode: a window one key too wide",
         DECODE,
@@ -128,7 +128,7 @@ MUTANTS = (
     ),
     Mutant("both: values not transposed", SHARED, "load_matrices_transposed(b,", "load_matrices(b,"),
     Mutant("both: bank conflicts", SHARED, "(row_bytes / CHUNK | 1)", "(row_bytes / CHUNK)"),
-    Mutant("both: the soft cap in the wrong units", SHARED, "return LOG2_E * soft_cap", "return soft_cap"),
+    Mutant("both: the soft cap in the wrong units", SHARED, "cap = LOG2_E * soft_cap", "cap = soft_cap"),
     Mutant("both: the sink in the wrong units", SHARED, "call.sinks[head] * LOG2_E", "call.sinks[head]"),
     Mutant("both: e4m3 keys without their scale", SHARED, "CACHE_IS_FP8 ? call.key_scales[kv_head] : 1.f", "1.f"),
     Mutant("both: e4m3 values without their scale", SHARED, "CACHE_IS_FP8 ? call.value_scales[kv_head] : 1.f", "1.f"),

@@ -1,5 +1,6 @@
 """bf16, fp16 and e4m3 as numpy sees them: bits in uint16 and uint8. All rounding is to nearest, ties to even."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def from_fp8(bits: Array) -> NDArray[np.float32]:
     return FP8_VALUES[bits]
 
 
-ENCODE = {"bf16": to_bf16, "fp16": to_fp16, "fp8": to_fp8}
-DECODE = {"bf16": from_bf16, "fp16": from_fp16, "fp8": from_fp8}
+ENCODE: dict[str, Callable[[Array], Array]] = {"bf16": to_bf16, "fp16": to_fp16, "fp8": to_fp8}
+DECODE: dict[str, Callable[[Array], Array]] = {"bf16": from_bf16, "fp16": from_fp16, "fp8": from_fp8}
 NAN = {"bf16": 0x7FC0, "fp16": 0x7E00, "fp8": 0x7F}
 """The code of NaN, to fill with what must not be read."""

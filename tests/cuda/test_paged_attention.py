@@ -1,6 +1,7 @@
 """paged_decode, paged_prefill and attention_merge on the CPU, against float64."""
 
 from itertools import islice, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,12 @@ PREFILLS = (
     ((70, 70),),
     ((33, 97), (64, 128), (3, 3)),  # chunks behind a context
 )
-EXTRAS = ({}, {"window": 24}, {"soft_cap": 12.0, "sinks": True}, {"window": 7, "soft_cap": 30.0, "sinks": True})
+EXTRAS: tuple[dict[str, Any], ...] = (
+    {},
+    {"window": 24},
+    {"soft_cap": 12.0, "sinks": True},
+    {"window": 7, "soft_cap": 30.0, "sinks": True},
+)
 
 
 def cases_of(requests: tuple[tuple[tuple[int, int], ...], ...], chunks: tuple[int, ...]) -> list[Case]:

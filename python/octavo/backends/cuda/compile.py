@@ -39,6 +39,8 @@ class KernelUse:
     """Of a thread."""
     spilled_bytes: int
     """Stores and loads of a thread, where registers did not suffice."""
+    stack_bytes: int
+    """Of a thread: memory of arrays that are not in registers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ def _kernel_uses(image: bytes, log: str) -> tuple[KernelUse, ...]:
     for entry in _ENTRY.finditer(log):
         threads, shared_bytes = shapes[entry["name"]]
         spilled = int(entry["stores"]) + int(entry["loads"])
-        uses.append(KernelUse(entry["name"], threads, shared_bytes, int(entry["registers"]), spilled))
+        registers, stack = int(entry["registers"]), int(entry["stack"])
+        uses.append(KernelUse(entry["name"], threads, shared_bytes, registers, spilled, stack))
     if {use.name for use in uses} != set(shapes):
         raise CompileError(f"the compiler's log names other kernels than {sorted(shapes)}:\n{log}")
     return tuple(sorted(uses, key=lambda use: use.name))
