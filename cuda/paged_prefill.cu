@@ -27,6 +27,8 @@ constexpr int WARP_TOKENS = KV_TILE / NUM_WARPS;  // whose copies a warp starts
 constexpr int QUERY_BYTES = TILE_ROWS * QUERY_PITCH, TILE_BYTES = KV_TILE * CACHE_PITCH;
 constexpr int SHARED_BYTES = QUERY_BYTES + 4 * TILE_BYTES;
 constexpr int ROW_CHUNKS = HEAD_DIM * 2 / CHUNK;  // of queries and output
+// Blocks that shall fit on a multiprocessor. Without it the compiler may aim higher, and spill.
+constexpr int MIN_BLOCKS = ROW_TILES == 1 && HEAD_DIM <= 128 ? 3 : 2;
 static_assert(KV_TILE % 16 == 0 && WARP_TOKENS <= WARP_SIZE, "a tile is whole steps, and a lane looks up one token");
 
 struct PrefillUnit {
@@ -231,7 +233,7 @@ OCTAVO_DEVICE void attend(const AttentionCall& call, const PrefillUnit& unit, ui
   write_result(call, unit, query, warp_row, lane, softmax, sums);
 }
 
-extern "C" __global__ void __launch_bounds__(NUM_THREADS)
+extern "C" __global__ void __launch_bounds__(NUM_THREADS, MIN_BLOCKS)
 paged_prefill(const __grid_constant__ AttentionCall call) {
   OCTAVO_SHARED(shared);
   const int num_units = *call.work.count * call.num_kv_heads;

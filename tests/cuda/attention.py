@@ -64,6 +64,14 @@ def kernels_of(
     return HostKernels(folder / source, macros, folder)
 
 
+def kernels_for(case: Case, folder: Path = KERNELS) -> list[HostKernels]:
+    """What runs the case, but for merging."""
+    counts = {count for count, _ in case.requests}
+    decode = [kernels_of("paged_decode.cu", case.head_dim, case.types, 0, folder)] if 1 in counts else []
+    prefill = [kernels_of("paged_prefill.cu", case.head_dim, case.types, case.row_tiles, folder)]
+    return decode + (prefill if counts - {1} else [])
+
+
 @dataclass
 class Work:
     """The columns of a list of work and of its merges; cuda/attention.cuh."""
@@ -238,7 +246,9 @@ def check(case: Case, schedule: Schedule, folder: Path = KERNELS) -> float:
     call = step.call
 
     def launch(source: str, grid: int, row_tiles: int = 0) -> None:
-        kernels = kernels_of(source, case.head_dim, case.types, row_tiles, folder)
+        # Merging reads no cache: one build for all types of it.
+        types = case.types if source != "attention_merge.cu" else (case.types[0], case.types[0])
+        kernels = kernels_of(source, case.head_dim, types, row_tiles, folder)
         kernels.launch(source.removesuffix(".cu"), grid, [call], schedule)
 
     def run(work: Work, source: str, row_tiles: int = 0) -> None:
@@ -267,5 +277,5 @@ def check(case: Case, schedule: Schedule, folder: Path = KERNELS) -> float:
         error = np.linalg.norm(actual - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
         worst = max(worst, float(error.max()))
         assert worst < TOLERANCE[case.types[0]], f"request {entry}: relative error {error.max():.2g}"
-        np.testing.assert_allclose(step.log_sums[rows], log_sums, atol=2e-3, err_msg=f"request {entry}")
+        np.testing.assert_allclose(step.log_sums[rows], log_sums, atol=5e-5, err_msg=f"request {entry}")
     return worst

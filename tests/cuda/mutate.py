@@ -9,6 +9,7 @@ of the time is the compiler's, so cases that need another build come late. What 
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import tempfile
 from itertools import islice
 from pathlib import Path
 
-from attention import Case, check, kernels_of
+from attention import Case, check, kernels_for
 from host import BUILDS, KERNELS, schedules
 from mutants import DECODE, MUTANTS, PREFILL, Mutant
 
@@ -31,6 +32,7 @@ DECODE_CASES = (
     Case(((1, 200), (1, 64), (1, 1), (1, 129)), 64, (20, 1), chunk=64, sinks=True),
     Case(((1, 65), (1, 200), (1, 129)), 64, (4, 2), page=1, chunk=64, window=40, grid=1),
     Case(((1, 150), (1, 65)), 64, (8, 2), types=("bf16", "fp8")),
+    Case(((3, 9), (1, 65)), 64, (4, 2), row_tiles=1),
 )
 PREFILL_CASES = (
     Case(((5, 5), (33, 97), (25, 130)), 64, (7, 1), sinks=True, soft_cap=8.0, row_tiles=1),
@@ -45,9 +47,8 @@ def run_cases(folder: Path, source: str) -> None:
     for case in {DECODE: DECODE_CASES, PREFILL: PREFILL_CASES}.get(source, DECODE_CASES + PREFILL_CASES):
         for schedule in islice(schedules(), 4):
             check(case, schedule, folder)
-        name = DECODE if case in DECODE_CASES else PREFILL
-        statistics = kernels_of(name, case.head_dim, case.types, case.row_tiles, folder).statistics
-        assert not statistics.bank_conflicts, f"{statistics.bank_conflicts} bank conflicts"
+        for kernels in kernels_for(case, folder):
+            assert not kernels.statistics.bank_conflicts, f"{kernels.statistics.bank_conflicts} bank conflicts"
 
 
 def outcome(mutant: Mutant) -> str | None:
@@ -73,8 +74,13 @@ def outcome(mutant: Mutant) -> str | None:
         return None
     if "CalledProcessError" in run.stderr:
         raise SystemExit(f"{mutant.name} does not compile:\n{run.stderr}")
-    lines = [line for line in run.stderr.splitlines() if "Error: " in line or "Fault: " in line]
-    return (lines or run.stderr.splitlines() or [f"exit {run.returncode}"])[0].split(": ", 1)[-1][:90]
+    return what_was_raised(run.stderr) or f"exit {run.returncode}"
+
+
+def what_was_raised(traceback: str) -> str:
+    """The first line of the message."""
+    raised = re.search(r"^[\w.]+(Error|Fault):\s*(.+)", traceback, re.MULTILINE)
+    return raised[2][:90] if raised else ""
 
 
 def main() -> int:
