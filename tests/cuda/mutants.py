@@ -108,7 +108,7 @@ MUTANTS = (
         "page_shift)) * block_bytes",
         "page_shift)) * static_cast<int>(block_bytes)",
     ),
-    Mutant("both: half a page", SHARED, "((1 << page_shift) - 1)", "((1 << page_shift) - 1 >> 1)"),
+    Mutant("both: half a page", SHARED, "((1 << page_shift) - 1)", "((1 << page_shift >> 1) - 1)"),
     Mutant("both: copies tokens that are not there", SHARED, "if (token >= end) return -1;", ""),
     Mutant("both: -infinity minus -infinity", SHARED, "new_highest == -INFINITY ? 0.f : new_highest", "new_highest"),
     Mutant(

@@ -36,6 +36,7 @@ DECODE_CASES = (
 )
 PREFILL_CASES = (
     Case(((5, 5), (33, 97), (25, 130)), 64, (7, 1), sinks=True, soft_cap=8.0, row_tiles=1),
+    Case(((20, 150),), 64, (4, 2), window=70, row_tiles=1),
     Case(((50, 150), (3, 3)), 64, (4, 2), page=1, window=40, row_tiles=1, grid=1),
     Case(((5, 5), (13, 130)), 64, (7, 1), chunk=64, sinks=True, row_tiles=1),
     Case(((20, 150),), 64, (4, 2), types=("bf16", "fp8"), row_tiles=1),

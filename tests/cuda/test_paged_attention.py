@@ -22,11 +22,12 @@ DECODES = (
 PREFILLS = (
     ((5, 5), (2, 130), (1, 33)),  # a prompt, a draft of 2 tokens, a token to decode
     ((70, 70),),
-    ((33, 97), (64, 128), (3, 3)),  # chunks behind a context
+    ((33, 97), (20, 150), (3, 3)),  # chunks behind a context
 )
 EXTRAS: tuple[dict[str, Any], ...] = (
     {},
     {"window": 24},
+    {"window": 70},
     {"soft_cap": 12.0, "sinks": True},
     {"window": 7, "soft_cap": 30.0, "sinks": True},
 )
@@ -65,6 +66,7 @@ SHORT = [
     Case(((1, 40), (1, 70)), 64, (4, 2), page=32, layout="sparse"),
     Case(PREFILLS[0], 64, (8, 2), chunk=64, sinks=True, soft_cap=20.0),
     Case(PREFILLS[2], 64, (7, 1), page=1, window=40, row_tiles=1),
+    Case(PREFILLS[2], 64, (4, 2), window=70),
     Case(PREFILLS[1], 64, (4, 4), page=32, layout="head_major"),
     Case(PREFILLS[0], 128, (20, 1), types=("bf16", "fp8"), chunk=64, window=50, layout="interleaved"),
     Case(PREFILLS[2], 128, (4, 2), types=("bf16", "fp8"), sinks=True),
