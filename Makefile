@@ -25,7 +25,7 @@ demo: $(DONE)/demo ## start a server with a small model, ask it questions, show 
 test: $(DONE)/dev $(DONE)/node ## run every test and check
 	@scripts/check.sh all
 
-test-cuda-host: $(DONE)/dev ## run all cases of the CUDA kernels on the CPU, and plant bugs in them; takes 15 minutes
+test-cuda-host: $(DONE)/dev ## run all cases of the CUDA kernels on the CPU, and plant bugs in them; takes minutes
 	@$(BIN)/python -m pytest tests/cuda -m "cuda_host_all or not cuda_host_all" -s -q
 	@$(BIN)/python tests/cuda/mutate.py
 
