@@ -107,7 +107,7 @@ impl Activations {
         Self { max_rows, columns, stride, contents, floats: memory(floats), codes: memory(codes) }
     }
 
-    /// Bytes that it takes at most, whatever is in it.
+    /// Bytes that it takes.
     pub(crate) fn bytes(max_rows: usize, columns: usize, contents: Contents) -> usize {
         let floats = if contents.has_floats() { columns.next_multiple_of(PADDING) * size_of::<f32>() } else { 0 };
         let codes = if contents.has_codes() { columns.div_ceil(BLOCK) * size_of::<Coded>() } else { 0 };
