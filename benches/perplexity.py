@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from _prose import read_prose
 from _report import arguments, publish
-from octavo._core import CpuKernels, NativeDecoder, PagedKvCache, Tokenizer
+from octavo._core import CpuKernels, NativeDecoder, PagedKvCache
 from octavo.config import ModelConfig
 from octavo.engine.executor.native import native_decoder
 from octavo.engine.machine import usable_cores
@@ -205,7 +205,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=usable_cores())
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
-    tokenizer = Tokenizer.from_json(open_checkpoint(resolve(MODEL)).tokenizer_json)
+    tokenizer = open_checkpoint(resolve(MODEL)).tokenizer()
     token_ids = tokenizer.encode(read_prose(chosen.text), add_special_tokens=False)
     cut = windows(token_ids, chosen.window, chosen.windows)
     gold, own = reference(), Score()

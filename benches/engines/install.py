@@ -117,7 +117,7 @@ def _write_float32(folder: Path) -> None:
     checkpoint = open_checkpoint(resolve(MODEL))
     tensors = {name: np.ascontiguousarray(checkpoint.read(name), np.float32) for name, _ in checkpoint.tensors()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
+    (folder / "tokenizer.json").write_text(checkpoint.tokenizer().to_json())
     tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", **checkpoint.special_tokens}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     (folder / "config.json").write_text(json.dumps({**checkpoint.config, "torch_dtype": "float32"}))

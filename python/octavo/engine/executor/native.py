@@ -4,6 +4,7 @@ from typing import Any
 
 from octavo._core import CpuKernels, Engine, NativeDecoder, PagedKvCache, Plan
 from octavo.backends.base import bind_arenas
+from octavo.engine.executor.cache import paged_kv_cache
 from octavo.engine.start import EngineStart
 from octavo.models.checkpoint import Checkpoint
 from octavo.models.native_weights import load_native, random_native
@@ -42,17 +43,7 @@ class NativeExecutor:
     def bind(self, engine: Engine) -> None:
         spec, memory = self._spec, self._memory
         bind_arenas(engine)
-        self._cache = PagedKvCache(
-            self._kernels,
-            num_layers=spec.num_layers,
-            num_blocks=memory.num_blocks,
-            block_size=memory.block_size,
-            num_kv_heads=spec.num_kv_heads,
-            head_dim=spec.head_dim,
-            max_num_seqs=self._max_num_seqs,
-            max_blocks_per_seq=engine.max_blocks_per_seq,
-            dtype=memory.kv_dtype,
-        )
+        self._cache = paged_kv_cache(self._kernels, spec, memory, engine, max_num_seqs=self._max_num_seqs)
         self._engine = engine
 
     def execute(self, plan: Plan) -> None:

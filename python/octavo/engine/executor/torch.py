@@ -4,8 +4,9 @@ from typing import Any, cast
 
 import torch
 
-from octavo._core import CpuKernels, Engine, PagedKvCache, Plan
+from octavo._core import CpuKernels, Engine, Plan
 from octavo.backends.cpu import CpuAttention, CpuOps
+from octavo.engine.executor.cache import paged_kv_cache
 from octavo.engine.runner import Runner
 from octavo.engine.start import EngineStart
 from octavo.models.checkpoint import Checkpoint
@@ -39,17 +40,7 @@ class TorchExecutor:
 
     def bind(self, engine: Engine) -> None:
         spec, memory = self._decoder.spec, self._memory
-        cache = PagedKvCache(
-            self._kernels,
-            num_layers=spec.num_layers,
-            num_blocks=memory.num_blocks,
-            block_size=memory.block_size,
-            num_kv_heads=spec.num_kv_heads,
-            head_dim=spec.head_dim,
-            max_num_seqs=self._max_num_seqs,
-            max_blocks_per_seq=engine.max_blocks_per_seq,
-            dtype=memory.kv_dtype,
-        )
+        cache = paged_kv_cache(self._kernels, spec, memory, engine, max_num_seqs=self._max_num_seqs)
         self._runner = Runner(engine, self._decoder, CpuAttention(spec, cache), self._kernels)
 
     def execute(self, plan: Plan) -> None:
