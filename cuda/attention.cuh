@@ -1,7 +1,7 @@
 // What the attention kernels share.
 //
 //   AttentionCall       their one parameter: where everything lies
-//   Bfloat16 … Float8   the element types, and how a tile in shared memory becomes fragments of m16n8k16
+//   Query, Cache        the element types, and how a tile in shared memory becomes fragments of m16n8k16
 //   TokenGather         starts the copies of some tokens' keys or values into a tile, page by page
 //   Scoring             from a product to a score: scale, soft cap
 //   RunningSoftmax      the softmax of scores that come tile by tile
@@ -9,7 +9,7 @@
 // Compiled once for each HEAD_DIM, QUERY_TYPE and CACHE_TYPE. All scores and log-sum-exps are in units of log2, for
 // ex2 is the instruction that GPUs have.
 #pragma once
-#include "primitives.cuh"
+#include "elements.cuh"
 
 // Which keys meet which queries, one item a column entry. octavo-core writes the lists into the arena of each step;
 // the kernels read the counts from there too, so that a captured graph serves every step.
@@ -59,43 +59,6 @@ struct AttentionCall {
 };
 
 // ---- element types
-
-struct Bfloat16 {
-  using Storage = uint16;
-  OCTAVO_DEVICE static uint32 pack(float low, float high) { return pack_bf16(low, high); }
-  OCTAVO_DEVICE static float low(uint32 pair) { return bf16_low(pair); }
-  OCTAVO_DEVICE static float high(uint32 pair) { return bf16_high(pair); }
-  OCTAVO_DEVICE static void mma(float (&sums)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
-    mma_bf16(sums, a, b0, b1);
-  }
-};
-
-struct Float16 {
-  using Storage = uint16;
-  OCTAVO_DEVICE static uint32 pack(float low, float high) { return pack_fp16(low, high); }
-  OCTAVO_DEVICE static float low(uint32 pair) { return fp16_low(pair); }
-  OCTAVO_DEVICE static float high(uint32 pair) { return fp16_high(pair); }
-  OCTAVO_DEVICE static void mma(float (&sums)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
-    mma_fp16(sums, a, b0, b1);
-  }
-};
-
-struct Float8 {
-  using Storage = uint8;
-};
-
-template <class Left, class Right>
-constexpr bool SAME = false;
-template <class Type>
-constexpr bool SAME<Type, Type> = true;
-template <bool condition, class Then, class Else>
-struct Choose {
-  using Type = Then;
-};
-template <class Then, class Else>
-struct Choose<false, Then, Else> {
-  using Type = Else;
-};
 
 using Query = QUERY_TYPE;
 using Cache = CACHE_TYPE;

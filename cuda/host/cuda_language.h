@@ -57,6 +57,9 @@ inline float __uint_as_float(unsigned bits) { return __builtin_bit_cast(float, b
 inline float __int_as_float(int bits) { return __builtin_bit_cast(float, bits); }
 inline unsigned __float_as_uint(float value) { return __builtin_bit_cast(unsigned, value); }
 inline int __float_as_int(float value) { return __builtin_bit_cast(int, value); }
+inline int __float2int_rn(float value) {
+  return value != value ? 0 : static_cast<int>(std::nearbyint(std::clamp<double>(value, -2147483648., 2147483647.)));
+}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __clz(int bits) { return bits ? __builtin_clz(bits) : 32; }

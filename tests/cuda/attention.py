@@ -24,6 +24,9 @@ TYPES = {"bf16": "Bfloat16", "fp16": "Float16", "fp8": "Float8"}
 WILD_PAGE = 1 << 30
 """A block that is nowhere near the cache."""
 
+LAYOUTS = {"separate": (1, 0, 2, 3, 4), "interleaved": (0, 1, 2, 3, 4), "head_major": (1, 0, 3, 2, 4)}
+"""Orders of the axes [block, keys or values, token, head, dimension] in memory."""
+
 SPARSE_STRIDE = 1 << 30
 """Elements; bytes of two blocks do not fit in 32 bits."""
 
@@ -179,8 +182,7 @@ class Step:
 
     def _lay_out_cache(self, codes: Array) -> None:
         """Codes are [block, keys or values, token, head, dimension]."""
-        order = {"separate": (1, 0, 2, 3, 4), "interleaved": (0, 1, 2, 3, 4), "head_major": (1, 0, 3, 2, 4)}
-        axes = order[self.case.layout]
+        axes = LAYOUTS[self.case.layout]
         shape = [codes.shape[axis] for axis in axes]
         stride = {axis: prod(shape[place + 1 :]) for place, axis in enumerate(axes)}
         address = self._keep(codes.transpose(axes))

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-DECODE, PREFILL, SHARED, MERGE = "paged_decode.cu", "paged_prefill.cu", "attention.cuh", "attention_merge.cu"
+DECODE, PREFILL, ATTENTION, MERGE = "paged_decode.cu", "paged_prefill.cu", "attention.cuh", "attention_merge.cu"
+KV_WRITE = "kv_write.cu"
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Mutant:
 
 
 MUTANTS = (
-    Mutant("control: no change", SHARED, "", ""),
+    Mutant("control: no change", ATTENTION, "", ""),
     # copies and barriers of decode
     Mutant("decode: the query has no group of its own", DECODE, "commit_copies();  // the first", "// the first"),
     Mutant("decode: no barrier before the query is read", DECODE, "__syncthreads();  // the query", "// the query"),
@@ -101,39 +102,45 @@ MUTANTS = (
         "prefill: the sink is in each part", PREFILL, "is_part ? -INFINITY : sink_of(call, head)", "sink_of(call, head)"
     ),
     # what both share
-    Mutant("both: the row of the table is the entry", SHARED, "call.row[entry]", "entry"),
+    Mutant("both: the row of the table is the entry", ATTENTION, "call.row[entry]", "entry"),
     Mutant(
         "both: a distance of 32 bits",
-        SHARED,
+        ATTENTION,
         "page_shift)) * block_bytes",
         "page_shift)) * static_cast<int>(block_bytes)",
     ),
-    Mutant("both: half a page", SHARED, "((1 << page_shift) - 1)", "((1 << page_shift >> 1) - 1)"),
-    Mutant("both: copies tokens that are not there", SHARED, "if (token >= end) return -1;", ""),
-    Mutant("both: -infinity minus -infinity", SHARED, "new_highest == -INFINITY ? 0.f : new_highest", "new_highest"),
+    Mutant("both: half a page", ATTENTION, "((1 << page_shift) - 1)", "((1 << page_shift >> 1) - 1)"),
+    Mutant("both: copies tokens that are not there", ATTENTION, "if (token >= end) return -1;", ""),
+    Mutant("both: -infinity minus -infinity", ATTENTION, "new_highest == -INFINITY ? 0.f : new_highest", "new_highest"),
     Mutant(
         "both: half of a row's maximum",
-        SHARED,
+        ATTENTION,
         "return max(value, __shfl_xor_sync(ALL_LANES, value, 2))",
         "return value",
     ),
-    Mutant("both: half of a row's sum", SHARED, "return value + __shfl_xor_sync(ALL_LANES, value, 2)", "return value"),
-    Mutant("both: sums are not rescaled", SHARED, "sums.columns[column][2 * half + 1] *= rescale;", ""),
-    Mutant("both: totals are not rescaled", SHARED, "total[half] * rescale + tile_total", "total[half] + tile_total"),
+    Mutant(
+        "both: half of a row's sum", ATTENTION, "return value + __shfl_xor_sync(ALL_LANES, value, 2)", "return value"
+    ),
+    Mutant("both: sums are not rescaled", ATTENTION, "sums.columns[column][2 * half + 1] *= rescale;", ""),
+    Mutant(
+        "both: totals are not rescaled", ATTENTION, "total[half] * rescale + tile_total", "total[half] + tile_total"
+    ),
     Mutant(
         "both: probabilities in the wrong registers",
-        SHARED,
+        ATTENTION,
         "a[1] = Product::pack(first[2], first[3]);\n  a[2]",
         "a[2] = Product::pack(first[2], first[3]);\n  a[1]",
     ),
-    Mutant("both: values not transposed", SHARED, "load_matrices_transposed(b,", "load_matrices(b,"),
-    Mutant("both: bank conflicts", SHARED, "(row_bytes / CHUNK | 1)", "(row_bytes / CHUNK)"),
-    Mutant("both: the soft cap in the wrong units", SHARED, "cap = LOG2_E * soft_cap", "cap = soft_cap"),
-    Mutant("both: the sink in the wrong units", SHARED, "call.sinks[head] * LOG2_E", "call.sinks[head]"),
-    Mutant("both: e4m3 keys without their scale", SHARED, "CACHE_IS_FP8 ? call.key_scales[kv_head] : 1.f", "1.f"),
-    Mutant("both: e4m3 values without their scale", SHARED, "CACHE_IS_FP8 ? call.value_scales[kv_head] : 1.f", "1.f"),
-    Mutant("both: e4m3 dimensions of values in order", SHARED, "0x4420", "0x4410"),
-    Mutant("both: e4m3 dimensions of queries in order", SHARED, "lane % 4 * 4) * 2", "lane % 4 * 2) * 2"),
+    Mutant("both: values not transposed", ATTENTION, "load_matrices_transposed(b,", "load_matrices(b,"),
+    Mutant("both: bank conflicts", ATTENTION, "(row_bytes / CHUNK | 1)", "(row_bytes / CHUNK)"),
+    Mutant("both: the soft cap in the wrong units", ATTENTION, "cap = LOG2_E * soft_cap", "cap = soft_cap"),
+    Mutant("both: the sink in the wrong units", ATTENTION, "call.sinks[head] * LOG2_E", "call.sinks[head]"),
+    Mutant("both: e4m3 keys without their scale", ATTENTION, "CACHE_IS_FP8 ? call.key_scales[kv_head] : 1.f", "1.f"),
+    Mutant(
+        "both: e4m3 values without their scale", ATTENTION, "CACHE_IS_FP8 ? call.value_scales[kv_head] : 1.f", "1.f"
+    ),
+    Mutant("both: e4m3 dimensions of values in order", ATTENTION, "0x4420", "0x4410"),
+    Mutant("both: e4m3 dimensions of queries in order", ATTENTION, "lane % 4 * 4) * 2", "lane % 4 * 2) * 2"),
     Mutant("merge: parts side by side", MERGE, "first_slot + part * slot_stride", "first_slot + part"),
     Mutant("merge: parts weigh the same", MERGE, "exp2_approximate(call.partial_log_sums[row] - base)", "1.f"),
     Mutant(
@@ -143,4 +150,52 @@ MUTANTS = (
         "end_softmax(highest, total, -INFINITY)",
     ),
     Mutant("merge: a part without keys", MERGE, "highest == -INFINITY ? 0.f : highest", "0.f"),
+    # kv_write
+    Mutant(
+        "kv_write: tokens behind the count too", KV_WRITE, "*call.num_tokens * heads", "(*call.num_tokens + 1) * heads"
+    ),
+    Mutant("kv_write: negative slots are taken", KV_WRITE, "if (slot < 0) continue;", ""),
+    Mutant(
+        "kv_write: a negative slot leaves the query", KV_WRITE, "is_query ? 0 : call.slot_mapping", "call.slot_mapping"
+    ),
+    Mutant("kv_write: values are rotated too", KV_WRITE, "if (!is_value) {", "if (true) {"),
+    Mutant(
+        "kv_write: keys are normed as queries",
+        KV_WRITE,
+        "is_query ? call.query_norm : call.key_norm",
+        "call.query_norm",
+    ),
+    Mutant("kv_write: the norm sums half a warp", KV_WRITE, "bit = WARP_SIZE / 2;", "bit = WARP_SIZE / 4;"),
+    Mutant("kv_write: the norm's mean is a sum", KV_WRITE, "squares / HEAD_DIM + eps", "squares + eps"),
+    Mutant("kv_write: rotated the other way", KV_WRITE, "old_x * cosine - y * sine", "old_x * cosine + y * sine"),
+    Mutant(
+        "kv_write: a rotated number is rotated again", KV_WRITE, "y * cosine + old_x * sine", "y * cosine + x * sine"
+    ),
+    Mutant(
+        "kv_write: sines of another pair", KV_WRITE, "angles + rotary_dim / 2 + index * 2", "angles + rotary_dim / 2"
+    ),
+    Mutant("kv_write: the whole head is rotated", KV_WRITE, "if (index * 4 >= rotary_dim) return;", ""),
+    Mutant("kv_write: halves of the head", KV_WRITE, "quad * 2 + rotary_dim / 2 :", "quad * 2 + HEAD_DIM / 2 :"),
+    Mutant("kv_write: interleaved as halves", KV_WRITE, "if (interleaved) {", "if (false) {"),
+    Mutant(
+        "kv_write: a head's second quad is lost",
+        KV_WRITE,
+        "i * WARP_SIZE + threadIdx.x % WARP_SIZE",
+        "threadIdx.x % WARP_SIZE",
+    ),
+    Mutant(
+        "kv_write: rows without their stride", KV_WRITE, "token * call.qkv_stride", "token * heads_of_token * HEAD_DIM"
+    ),
+    Mutant("kv_write: half a page", KV_WRITE, "((1 << call.page_shift) - 1)", "((1 << call.page_shift >> 1) - 1)"),
+    Mutant(
+        "kv_write: a distance of 32 bits",
+        KV_WRITE,
+        "block * call.block_stride +",
+        "static_cast<int>(block * call.block_stride) +",
+    ),
+    Mutant("kv_write: heads of a token side by side", KV_WRITE, "kv_head * call.head_stride", "kv_head * HEAD_DIM"),
+    Mutant(
+        "kv_write: values scaled as keys", KV_WRITE, "is_value ? call.value_scales : call.key_scales", "call.key_scales"
+    ),
+    Mutant("kv_write: multiplied by the scale", KV_WRITE, "1.f / scales[kv_head]", "scales[kv_head]"),
 )

@@ -14,16 +14,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from attention import Case, check, kernels_for
-from host import BUILDS, KERNELS, schedules
-from mutants import DECODE, MUTANTS, PREFILL, Mutant
+import attention
+import kv_write
+from attention import Case
+from host import BUILDS, KERNELS, Schedule, schedules
+from mutants import ATTENTION, DECODE, KV_WRITE, MERGE, MUTANTS, PREFILL, Mutant
 
 SECONDS = 300
 """A mutant that hangs is noticed too."""
-
 
 DECODE_CASES = (
     Case(((1, 40), (1, 70)), 64, (4, 2), page=32, layout="sparse"),
@@ -43,13 +47,43 @@ PREFILL_CASES = (
 )
 
 
+KV_WRITE_CASES = (
+    kv_write.Case(num_tokens=6, padding=3, norm=True, skipped=(0, 3), gap=8, grid=1),
+    kv_write.Case(num_tokens=4, rotary_dim=20, interleaved=True, page=4, layout="head_major"),
+    kv_write.Case(num_tokens=40, layout="sparse"),
+    kv_write.Case(num_tokens=3, head_dim=256, rotary_dim=32, types=("bf16", "fp8"), norm=True, spread=300.0),
+)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What runs on the mutants of a source: check(case, schedule, folder) on every case."""
+
+    cases: tuple[Any, ...]
+    check: Callable[[Any, Schedule, Path], object]
+
+
+def check_attention(case: Case, schedule: Schedule, folder: Path) -> None:
+    attention.check(case, schedule, folder)
+    for kernels in attention.kernels_for(case, folder):
+        assert not kernels.statistics.bank_conflicts, f"{kernels.statistics.bank_conflicts} bank conflicts"
+
+
+SUITES = {
+    DECODE: Suite(DECODE_CASES, check_attention),
+    PREFILL: Suite(PREFILL_CASES, check_attention),
+    ATTENTION: Suite(DECODE_CASES + PREFILL_CASES, check_attention),
+    MERGE: Suite(DECODE_CASES + PREFILL_CASES, check_attention),
+    KV_WRITE: Suite(KV_WRITE_CASES, kv_write.check),
+}
+
+
 def run_cases(folder: Path, source: str) -> None:
-    """Every case in four orders, and no bank conflicts."""
-    for case in {DECODE: DECODE_CASES, PREFILL: PREFILL_CASES}.get(source, DECODE_CASES + PREFILL_CASES):
+    """Every case in four orders."""
+    suite = SUITES[source]
+    for case in suite.cases:
         for schedule in islice(schedules(), 4):
-            check(case, schedule, folder)
-        for kernels in kernels_for(case, folder):
-            assert not kernels.statistics.bank_conflicts, f"{kernels.statistics.bank_conflicts} bank conflicts"
+            suite.check(case, schedule, folder)
 
 
 def outcome(mutant: Mutant) -> str | None:

@@ -1,6 +1,9 @@
 """What the kernels take: the structures of the sources in cuda/, field by field in the same order.
 
-AttentionCall    cuda/attention.cuh, which says what each field is. Pointers are addresses on the device; 0 is null.
+The sources say what each field is. Pointers are addresses on the device; 0 is null.
+
+AttentionCall    cuda/attention.cuh
+KvWriteCall      cuda/kv_write.cu
 """
 
 import ctypes
@@ -43,4 +46,30 @@ class AttentionCall(ctypes.Structure):
         ("window", ctypes.c_int32),
         ("scale", ctypes.c_float),
         ("soft_cap", ctypes.c_float),
+    )
+
+
+class KvWriteCall(ctypes.Structure):
+    _fields_ = (
+        ("qkv", ctypes.c_void_p),
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("key_scales", ctypes.c_void_p),
+        ("value_scales", ctypes.c_void_p),
+        ("query_norm", ctypes.c_void_p),
+        ("key_norm", ctypes.c_void_p),
+        ("cos_sin", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
+        ("slot_mapping", ctypes.c_void_p),
+        ("num_tokens", ctypes.c_void_p),
+        ("qkv_stride", ctypes.c_int64),
+        ("block_stride", ctypes.c_int64),
+        ("token_stride", ctypes.c_int64),
+        ("head_stride", ctypes.c_int64),
+        ("num_heads", ctypes.c_int32),
+        ("num_kv_heads", ctypes.c_int32),
+        ("rotary_dim", ctypes.c_int32),
+        ("page_shift", ctypes.c_int32),
+        ("interleaved", ctypes.c_int32),
+        ("norm_eps", ctypes.c_float),
     )

@@ -18,6 +18,7 @@ from octavo.backends.cuda.nvrtc import CompileError, Nvrtc
 CACHE = Path.home() / ".cache" / "octavo" / "cubins"
 
 _OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-options=-v")
+_INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 _ENTRY = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?"
     r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
@@ -70,7 +71,7 @@ def compile_kernels(
     if not architecture.startswith("sm_"):
         raise CompileError(f"{architecture} is no GPU's architecture, such as sm_90a")
     text = source.read_text()
-    headers = {path.name: path.read_text() for path in sorted(source.parent.glob("*.cuh"))}
+    headers = _headers_of(text, source.parent)
     options = [f"--gpu-architecture={architecture}", *_OPTIONS, *(f"-D{key}={macros[key]}" for key in sorted(macros))]
     key = json.dumps([source.name, text, headers, options, nvrtc.version])
     name = f"{source.stem}-{architecture}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
@@ -86,6 +87,16 @@ def compile_kernels(
         _write_whole(log_path, log.encode())
     constants = {name: words[0] for name, words in read_constants(image, "octavo_constant_").items()}
     return Cubin(cubin_path, _kernel_uses(image, log), constants, log, cached)
+
+
+def _headers_of(text: str, folder: Path) -> dict[str, str]:
+    """The headers that a source includes, directly or not: a change in another one leaves its cubin in the cache."""
+    headers: dict[str, str] = {}
+    for name in _INCLUDE.findall(text):
+        if (folder / name).exists() and name not in headers:  # what is only for the host is not shipped
+            header = (folder / name).read_text()
+            headers |= {name: header} | _headers_of(header, folder)
+    return dict(sorted(headers.items()))
 
 
 def _kernel_uses(image: bytes, log: str) -> tuple[KernelUse, ...]:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 Element = Literal["Bfloat16", "Float16", "Float8"]
-"""As cuda/attention.cuh names them."""
+"""As cuda/elements.cuh names them."""
 
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90a", "sm_100f", "sm_120")
 """sm_80 runs on 8.6 too; sm_100f on the whole family of Blackwell's data-centre GPUs."""
@@ -38,7 +38,7 @@ class Variant:
 
 
 def attention(source: str, head_dim: int, query: Element, cache: Element, row_tiles: int | None = None) -> Variant:
-    """`source` is paged_decode, paged_prefill or attention_merge. Prefill of short queries has `row_tiles` 1."""
+    """A source with HEAD_DIM, QUERY_TYPE and CACHE_TYPE. paged_prefill for short queries has `row_tiles` 1."""
     macros: dict[str, str | int] = {"HEAD_DIM": head_dim, "QUERY_TYPE": query, "CACHE_TYPE": cache}
     name = f"{head_dim} {query}" + ("" if cache == query else f"/{cache}")
     if row_tiles is not None:
@@ -53,6 +53,7 @@ def all_variants() -> list[Variant]:
         for query, cache in CACHE_TYPES:
             variants.append(attention("paged_decode", head_dim, query, cache))
             variants.append(attention("paged_prefill", head_dim, query, cache))
+            variants.append(attention("kv_write", head_dim, query, cache))
             if head_dim <= 128:
                 variants.append(attention("paged_prefill", head_dim, query, cache, row_tiles=1))
             if query == cache:  # merging does not read the cache

@@ -1,0 +1,41 @@
+"""The structures of arguments.py are those of the sources: names, order, offsets and sizes."""
+
+import ctypes
+import subprocess
+
+import pytest
+from host import KERNELS
+
+from octavo.backends.cuda import arguments
+
+SOURCES: dict[str, tuple[type[ctypes.Structure], ...]] = {
+    "attention.cuh": (arguments.WorkList, arguments.MergeList, arguments.AttentionCall),
+    "kv_write.cu": (arguments.KvWriteCall,),
+}
+MACROS = ("-DOCTAVO_HOST", "-DHEAD_DIM=64", "-DQUERY_TYPE=Bfloat16", "-DCACHE_TYPE=Bfloat16")
+
+
+def assertions(structure: type[ctypes.Structure]) -> list[str]:
+    """A line of C++ for each field, and one for the size."""
+    name = structure.__name__
+    lines = [f"static_assert(sizeof({name}) == {ctypes.sizeof(structure)});"]
+    for field in structure._fields_:
+        place = getattr(structure, field[0])
+        lines.append(f"static_assert(offsetof({name}, {field[0]}) == {place.offset});")
+        lines.append(f"static_assert(sizeof({name}::{field[0]}) == {place.size});")
+    return lines
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_python_and_the_compiler_lay_out_the_same_structures(source: str) -> None:
+    lines = ["#include <cstddef>", f'#include "{source}"']
+    for structure in SOURCES[source]:
+        lines += assertions(structure)
+    command = ["g++", "-x", "c++", "-std=c++20", "-fsyntax-only", f"-I{KERNELS}", *MACROS, "-"]
+    run = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_every_structure_is_compared() -> None:
+    ours = {item for item in vars(arguments).values() if isinstance(item, type) and issubclass(item, ctypes.Structure)}
+    assert ours == {structure for structures in SOURCES.values() for structure in structures}
