@@ -15,6 +15,7 @@ __all__ = [
     "Accepted",
     "CpuKernels",
     "Delta",
+    "DeviceWork",
     "Endpoint",
     "Engine",
     "Failed",
@@ -278,6 +279,21 @@ class Plan:
     max_context_len: int
     num_table_deltas: int
     num_block_copies: int
+    num_host_samples: int
+    """Samples with host_sample 1; 0 without DeviceWork."""
+
+@final
+class DeviceWork:
+    """How a GPU takes the attention of a step (cuda/attention.cuh: WorkList), for an Engine whose arenas go to one."""
+
+    def __new__(
+        cls, *, num_heads: int, num_kv_heads: int, prefill_tile_rows: int, decode_units: int, prefill_units: int
+    ) -> Self:
+        """`decode_units` and `prefill_units`: units of each kernel that run at once, which is its persistent grid.
+
+        A unit of decode is an item, a KV head, and up to 16 query heads of its group; a unit of prefill an item and a
+        KV head. ValueError for a value that is not between 1 and 65535, and for heads that KV heads do not divide.
+        """
 
 @final
 class Engine:
@@ -301,6 +317,7 @@ class Engine:
         long_prefill_token_threshold: int = 0,
         max_logprobs: int = 20,
         seed: int = 0,
+        device_work: DeviceWork | None = None,
     ) -> Self:
         """Raises ValueError for limits which contradict each other."""
     def arena_layout(self) -> list[tuple[str, Literal["int32", "int64", "float32"], int, int]]:
@@ -314,9 +331,29 @@ class Engine:
         T = max_num_batched_tokens, R = max_num_seqs, K = max_logprobs. Request i owns the tokens
         query_start[i] to query_start[i + 1]; seq_len counts its context after the step. Sample s reads the logits of
         token logits_index[s]; several samples may read one token (n > 1).
+
+        With DeviceWork the columns of input are, in addition:
+        first:  counts i32[8]: num_reqs, num_tokens, num_samples, num_table_deltas, num_block_copies,
+                num_decode_items, num_prefill_items, num_merges
+        last:   decode_entry, decode_kv_begin, decode_kv_end, decode_slot; prefill_entry, prefill_first_row,
+                prefill_kv_begin, prefill_kv_end, prefill_slot; merge_token, merge_first_slot, merge_num_slots,
+                merge_slot_stride, all i32 (cuda/attention.cuh: WorkList, MergeList; slots are numbered from 0 over both
+                lists); and of each sample temperature f32[R], top_k i32[R], top_p f32[R], min_p f32[R],
+                seed i64[R] (the bits of a u64), choice i32[R], draw_step i64[R] (seed, choice and draw_step name the
+                random draw), host_sample i32[R]: 1 where penalties, banned tokens, a bias or log-probabilities are
+                asked for, and CpuKernels.sample has to choose
+
+        Arenas have to start as zeros. Behind its own elements a step leaves those of earlier steps, which are in range;
+        logits_index has zeros there. No two deltas of a step are for one place of the block table.
         """
     @property
     def arena_bytes(self) -> int: ...
+    @property
+    def arena_input_bytes(self) -> int:
+        """Where the output columns begin: all before them is input, all from there on is output."""
+    @property
+    def max_attention_slots(self) -> int:
+        """Slots that the parts of a step's attention take at most; 0 without DeviceWork."""
     @property
     def num_arenas(self) -> int: ...
     @property
@@ -380,12 +417,13 @@ class CpuKernels:
         """
     def silu_mul(self, gate_up: Any, out: Any) -> None:
         """out[t, i] = silu(gate_up[t, i]) * gate_up[t, i + I] for f32[T, 2I] -> f32[T, I]. Releases the GIL."""
-    def sample(self, engine: Engine, epoch: int, logits: Any) -> None:
+    def sample(self, engine: Engine, epoch: int, logits: Any, samples: Any | None = None) -> None:
         """Chooses one token for each sample of the step, into the arena's output columns.
 
-        logits f32[num_samples, vocab_size], overwritten. Penalties, bias, temperature, top-k, top-p, min-p; seeds
-        make a request's choice independent of the batch. Log-probabilities are those of the raw logits. A sample that
-        no token is possible for becomes -1. Releases the GIL.
+        logits f32[num_samples, vocab_size], overwritten. With samples i32[n] only the samples of these indices, with
+        logits f32[n, vocab_size]; the other places of the columns stay. Penalties, bias, temperature, top-k, top-p,
+        min-p; seeds make a request's choice independent of the batch. Log-probabilities are those of the raw logits. A
+        sample that no token is possible for becomes -1. ValueError for an index that is no sample. Releases the GIL.
         """
 
 @final

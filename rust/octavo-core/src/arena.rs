@@ -2,7 +2,7 @@
 //!
 //! [`ArenaLayout`] says where each column lies: constant offsets, each a multiple of 64 bytes. The memory belongs to
 //! the caller ([`Arenas`]), who lends it to `plan` (which writes the input columns) and to `commit` (which reads the
-//! output columns).
+//! output columns). Behind a step's own elements a column keeps those of earlier steps; `logits_index` has zeros there.
 
 use crate::config::EngineConfig;
 use crate::engine::EngineError;
@@ -11,6 +11,9 @@ use crate::engine::EngineError;
 pub(crate) const NUM_ARENAS: usize = 2;
 
 const ALIGNMENT: usize = 64;
+
+/// Of the column `counts`; `DeviceView::counts` says which.
+const NUM_COUNTS: usize = 8;
 
 /// Element type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,9 @@ pub struct ArenaLayout {
     pub columns: Vec<Column>,
     /// Size of one arena.
     pub bytes: usize,
+    /// Where the output columns begin; all before them is input.
+    pub input_bytes: usize,
+    has_device: bool,
     pub(crate) num_deltas: usize,
     pub(crate) max_logprobs: usize,
 }
@@ -83,7 +89,11 @@ impl ArenaLayout {
         // Each running sequence may start a block and replace a shared one; new tokens fill blocks; and a few
         // sequences may enter with a whole table from the prefix cache or from a fork.
         let deltas = 4 * rows + tokens.div_ceil(config.block_size as usize) + 8 * config.max_blocks_per_seq() as usize;
-        let shapes = [
+        let mut shapes = Vec::new();
+        if config.device_work.is_some() {
+            shapes.push(("counts", Int32, NUM_COUNTS));
+        }
+        shapes.extend([
             ("input_ids", Int32, tokens),
             ("positions", Int32, tokens),
             ("slot_mapping", Int64, tokens),
@@ -97,14 +107,44 @@ impl ArenaLayout {
             ("delta_block", Int32, deltas),
             ("copy_source", Int32, rows),
             ("copy_target", Int32, rows),
+        ]);
+        if let Some(work) = &config.device_work {
+            let decode = work.max_decode_items(rows);
+            let prefill = work.max_prefill_items(tokens, rows);
+            shapes.extend([
+                ("decode_entry", Int32, decode),
+                ("decode_kv_begin", Int32, decode),
+                ("decode_kv_end", Int32, decode),
+                ("decode_slot", Int32, decode),
+                ("prefill_entry", Int32, prefill),
+                ("prefill_first_row", Int32, prefill),
+                ("prefill_kv_begin", Int32, prefill),
+                ("prefill_kv_end", Int32, prefill),
+                ("prefill_slot", Int32, prefill),
+                ("merge_token", Int32, tokens),
+                ("merge_first_slot", Int32, tokens),
+                ("merge_num_slots", Int32, tokens),
+                ("merge_slot_stride", Int32, tokens),
+                ("temperature", Float32, rows),
+                ("top_k", Int32, rows),
+                ("top_p", Float32, rows),
+                ("min_p", Float32, rows),
+                ("seed", Int64, rows),
+                ("choice", Int32, rows),
+                ("draw_step", Int64, rows),
+                ("host_sample", Int32, rows),
+            ]);
+        }
+        let first_output = shapes.len();
+        shapes.extend([
             ("sampled", Int32, rows),
             ("sampled_logprob", Float32, rows),
             ("sampled_rank", Int32, rows),
             ("top_ids", Int32, top),
             ("top_logprobs", Float32, top),
-        ];
+        ]);
         let mut bytes = 0;
-        let columns = shapes
+        let columns: Vec<Column> = shapes
             .into_iter()
             .map(|(name, element, len)| {
                 let offset = bytes;
@@ -112,7 +152,14 @@ impl ArenaLayout {
                 Column { name, element, offset, len }
             })
             .collect();
-        ArenaLayout { columns, bytes, num_deltas: deltas, max_logprobs: config.max_logprobs as usize }
+        ArenaLayout {
+            bytes,
+            input_bytes: columns[first_output].offset,
+            has_device: config.device_work.is_some(),
+            columns,
+            num_deltas: deltas,
+            max_logprobs: config.max_logprobs as usize,
+        }
     }
 
     /// The column called `name`.
@@ -136,6 +183,7 @@ impl ArenaLayout {
             rest = tail;
             bytes
         };
+        let counts = self.has_device.then(&mut next);
         Ok(ArenaView {
             input_ids: bytemuck::cast_slice_mut(next()),
             positions: bytemuck::cast_slice_mut(next()),
@@ -150,6 +198,7 @@ impl ArenaLayout {
             delta_block: bytemuck::cast_slice_mut(next()),
             copy_source: bytemuck::cast_slice_mut(next()),
             copy_target: bytemuck::cast_slice_mut(next()),
+            device: counts.map(|counts| DeviceView::take(counts, &mut next)),
             sampled: bytemuck::cast_slice_mut(next()),
             sampled_logprob: bytemuck::cast_slice_mut(next()),
             sampled_rank: bytemuck::cast_slice_mut(next()),
@@ -174,9 +223,90 @@ pub(crate) struct ArenaView<'a> {
     pub delta_block: &'a mut [i32],
     pub copy_source: &'a mut [i32],
     pub copy_target: &'a mut [i32],
+    pub device: Option<DeviceView<'a>>,
     pub sampled: &'a mut [i32],
     pub sampled_logprob: &'a mut [f32],
     pub sampled_rank: &'a mut [i32],
     pub top_ids: &'a mut [i32],
     pub top_logprobs: &'a mut [f32],
+}
+
+/// The columns that only a GPU needs.
+pub(crate) struct DeviceView<'a> {
+    /// Of a step: num_reqs, num_tokens, num_samples, num_table_deltas, num_block_copies, num_decode_items,
+    /// num_prefill_items, num_merges.
+    pub counts: &'a mut [i32],
+    pub decode: ItemColumns<'a>,
+    pub prefill: ItemColumns<'a>,
+    pub merges: MergeColumns<'a>,
+    pub samples: SampleColumns<'a>,
+}
+
+/// A list of items of attention (attention_work.rs).
+pub(crate) struct ItemColumns<'a> {
+    pub entry: &'a mut [i32],
+    /// For prefill only.
+    pub first_row: Option<&'a mut [i32]>,
+    pub kv_begin: &'a mut [i32],
+    pub kv_end: &'a mut [i32],
+    pub slot: &'a mut [i32],
+}
+
+pub(crate) struct MergeColumns<'a> {
+    pub token: &'a mut [i32],
+    pub first_slot: &'a mut [i32],
+    pub num_slots: &'a mut [i32],
+    pub slot_stride: &'a mut [i32],
+}
+
+/// How each sample is drawn (`SampleRow`).
+pub(crate) struct SampleColumns<'a> {
+    pub temperature: &'a mut [f32],
+    pub top_k: &'a mut [i32],
+    pub top_p: &'a mut [f32],
+    pub min_p: &'a mut [f32],
+    /// The bits of a u64.
+    pub seed: &'a mut [i64],
+    pub choice: &'a mut [i32],
+    pub draw_step: &'a mut [i64],
+    /// 1 where the sample needs what the other columns do not say.
+    pub host_sample: &'a mut [i32],
+}
+
+impl<'a> DeviceView<'a> {
+    fn take(counts: &'a mut [u8], next: &mut impl FnMut() -> &'a mut [u8]) -> Self {
+        DeviceView {
+            counts: bytemuck::cast_slice_mut(counts),
+            decode: ItemColumns {
+                entry: bytemuck::cast_slice_mut(next()),
+                first_row: None,
+                kv_begin: bytemuck::cast_slice_mut(next()),
+                kv_end: bytemuck::cast_slice_mut(next()),
+                slot: bytemuck::cast_slice_mut(next()),
+            },
+            prefill: ItemColumns {
+                entry: bytemuck::cast_slice_mut(next()),
+                first_row: Some(bytemuck::cast_slice_mut(next())),
+                kv_begin: bytemuck::cast_slice_mut(next()),
+                kv_end: bytemuck::cast_slice_mut(next()),
+                slot: bytemuck::cast_slice_mut(next()),
+            },
+            merges: MergeColumns {
+                token: bytemuck::cast_slice_mut(next()),
+                first_slot: bytemuck::cast_slice_mut(next()),
+                num_slots: bytemuck::cast_slice_mut(next()),
+                slot_stride: bytemuck::cast_slice_mut(next()),
+            },
+            samples: SampleColumns {
+                temperature: bytemuck::cast_slice_mut(next()),
+                top_k: bytemuck::cast_slice_mut(next()),
+                top_p: bytemuck::cast_slice_mut(next()),
+                min_p: bytemuck::cast_slice_mut(next()),
+                seed: bytemuck::cast_slice_mut(next()),
+                choice: bytemuck::cast_slice_mut(next()),
+                draw_step: bytemuck::cast_slice_mut(next()),
+                host_sample: bytemuck::cast_slice_mut(next()),
+            },
+        }
+    }
 }

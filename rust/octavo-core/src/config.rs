@@ -12,6 +12,20 @@ pub enum Policy {
     Priority,
 }
 
+/// How a GPU takes the attention of a step (cuda/attention.cuh). A unit is what one block of threads takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceWork {
+    /// Query heads.
+    pub num_heads: u32,
+    pub num_kv_heads: u32,
+    /// Rows of an item of prefill: pairs of a query token and a query head of a KV group.
+    pub prefill_tile_rows: u32,
+    /// Units of decode that run at once. An item has one for each KV head and 16 query heads of its group, or fewer.
+    pub decode_units: u32,
+    /// Units of prefill that run at once. An item has one for each KV head.
+    pub prefill_units: u32,
+}
+
 /// Counts are of tokens, sequences or blocks, as the names say.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -38,6 +52,8 @@ pub struct EngineConfig {
     pub max_logprobs: u32,
     /// Sequences without a seed of their own draw from this one.
     pub seed: u64,
+    /// `Some`: the arena has the columns that a GPU needs, too.
+    pub device_work: Option<DeviceWork>,
 }
 
 impl EngineConfig {
@@ -75,6 +91,34 @@ impl EngineConfig {
         }
         if u64::from(self.num_blocks) * u64::from(self.block_size) > u64::from(u32::MAX) {
             return Err(EngineError::Config("the KV cache has too many token slots".into()));
+        }
+        if let Some(work) = &self.device_work {
+            work.check()?;
+        }
+        Ok(())
+    }
+}
+
+impl DeviceWork {
+    /// `EngineError::Config` for what no GPU has.
+    pub fn check(&self) -> Result<(), EngineError> {
+        let positive = [
+            ("num_heads", self.num_heads),
+            ("num_kv_heads", self.num_kv_heads),
+            ("prefill_tile_rows", self.prefill_tile_rows),
+            ("decode_units", self.decode_units),
+            ("prefill_units", self.prefill_units),
+        ];
+        for (name, value) in positive {
+            if value == 0 || value > u32::from(u16::MAX) {
+                return Err(EngineError::Config(format!("{name} must be between 1 and 65535, not {value}")));
+            }
+        }
+        if !self.num_heads.is_multiple_of(self.num_kv_heads) {
+            return Err(EngineError::Config(format!(
+                "num_heads ({}) must be a multiple of num_kv_heads ({})",
+                self.num_heads, self.num_kv_heads
+            )));
         }
         Ok(())
     }

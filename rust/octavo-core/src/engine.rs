@@ -8,6 +8,7 @@ use octavo_wire::{Command, Endpoint, FailReason, RecvError, Report, RequestId, S
 use thiserror::Error;
 
 use crate::arena::{ArenaLayout, Arenas, NUM_ARENAS};
+use crate::attention_work::WorkPlanner;
 use crate::blocks::BlockTable;
 use crate::commit::{self, Outbox, ReportSink};
 use crate::config::{EngineConfig, Policy};
@@ -49,6 +50,7 @@ pub struct Engine {
     commands: Vec<Command>,
     requests: Requests,
     scheduler: Scheduler,
+    work: Option<WorkPlanner>,
     outbox: Outbox,
     /// By arena.
     steps: [Step; NUM_ARENAS],
@@ -98,6 +100,7 @@ impl Engine {
         Ok(Engine {
             root: hasher.root(""),
             scheduler: Scheduler::new(&config, layout.num_deltas, hasher),
+            work: config.device_work.map(WorkPlanner::new),
             config,
             layout,
             inbox,
@@ -146,6 +149,9 @@ impl Engine {
                 let mut view = self.layout.view(arenas.arena(arena))?;
                 self.epoch += 1;
                 step.fill(self.epoch, arena, &mut self.requests, self.config.block_size, &mut view);
+                if let (Some(work), Some(device)) = (&mut self.work, &mut view.device) {
+                    step.fill_device(&self.requests, work, device);
+                }
                 self.in_flight.push_back(arena);
                 return Ok(Some(step.plan));
             }

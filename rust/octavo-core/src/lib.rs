@@ -8,6 +8,7 @@
 //! - `hash`, `prefix`, `blocks`: full blocks of tokens get a chained hash, are found again by it, and are counted
 //! - `scheduler`: which sequences run in a step, and how many tokens of each
 //! - `arena`, `plan`: the step as columns, in memory that the backend owns
+//! - `attention_work`: for a GPU, which of its blocks takes which keys
 //! - `commit`: what the backend sampled goes to the sequences and, as one frame, to the front end
 //! - `engine`: the public face: plan, run, commit
 //! - `stats`: counters and the clock
@@ -33,6 +34,8 @@ mod arena;
 
 mod plan;
 
+mod attention_work;
+
 mod commit;
 
 mod engine;
@@ -41,7 +44,7 @@ mod stats;
 
 pub use arena::{ArenaLayout, Arenas, Column, Element, HeapArenas};
 pub use commit::ReportSink;
-pub use config::{EngineConfig, Policy};
+pub use config::{DeviceWork, EngineConfig, Policy};
 pub use engine::{Engine, EngineError};
 pub use hash::BlockHasher;
 pub use plan::{Plan, SampleRow};

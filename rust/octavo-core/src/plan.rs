@@ -1,9 +1,10 @@
 //! A planned step: who runs, with how many tokens, and its columns.
 //!
 //! [`Step`] is what the scheduler decides and the commit needs; [`Plan`] is the part that the backend sees as scalars;
-//! [`Step::fill`] writes the rest into an arena.
+//! [`Step::fill`] writes the rest into an arena, and [`Step::fill_device`] what a GPU needs besides.
 
-use crate::arena::ArenaView;
+use crate::arena::{ArenaView, DeviceView};
+use crate::attention_work::WorkPlanner;
 use crate::blocks::BlockId;
 use crate::request::{Requests, SequenceKey};
 
@@ -20,6 +21,8 @@ pub struct Plan {
     pub max_context_len: u32,
     pub num_table_deltas: u32,
     pub num_block_copies: u32,
+    /// Samples that `host_sample` marks; 0 without `EngineConfig::device_work`.
+    pub num_host_samples: u32,
 }
 
 /// What the sampler needs for one sample of a step.
@@ -47,6 +50,18 @@ pub struct SampleRow<'a> {
     /// Sorted by token.
     pub logit_bias: &'a [(u32, f32)],
     pub num_logprobs: Option<u32>,
+}
+
+impl SampleRow<'_> {
+    /// Whether more than the temperature, top-k, top-p and min-p decides: then the CPU samples.
+    pub fn needs_host(&self) -> bool {
+        self.presence_penalty != 0.0
+            || self.frequency_penalty != 0.0
+            || self.repetition_penalty != 1.0
+            || !self.banned.is_empty()
+            || !self.logit_bias.is_empty()
+            || self.num_logprobs.is_some()
+    }
 }
 
 /// One sequence's part of a step: its tokens `start..start + count`.
@@ -128,6 +143,9 @@ impl Step {
             max_context_len = max_context_len.max(entry.start + entry.count);
         }
         view.query_start[self.entries.len()] = num_tokens as i32;
+        // A graph for more samples reads the logits of tokens that it has.
+        let num_before = (self.plan.num_samples as usize).max(num_samples);
+        view.logits_index[num_samples..num_before].fill(0);
         for (index, &(source, target)) in self.copies.iter().enumerate() {
             view.copy_source[index] = source as i32;
             view.copy_target[index] = target as i32;
@@ -143,7 +161,38 @@ impl Step {
             max_context_len,
             num_table_deltas: num_deltas as u32,
             num_block_copies: self.copies.len() as u32,
+            num_host_samples: 0,
         };
+    }
+
+    /// Writes the columns that only a GPU needs, after `fill`.
+    pub fn fill_device(&mut self, requests: &Requests, planner: &mut WorkPlanner, view: &mut DeviceView) {
+        let work = planner.fill(&self.entries, view);
+        let columns = &mut view.samples;
+        let mut num_host_samples = 0;
+        for (index, row) in self.sampling(requests).enumerate() {
+            columns.temperature[index] = row.temperature;
+            columns.top_k[index] = row.top_k.min(i32::MAX as u32) as i32;
+            columns.top_p[index] = row.top_p;
+            columns.min_p[index] = row.min_p;
+            columns.seed[index] = row.seed as i64;
+            columns.choice[index] = row.choice as i32;
+            columns.draw_step[index] = row.step as i64;
+            columns.host_sample[index] = row.needs_host().into();
+            num_host_samples += u32::from(row.needs_host());
+        }
+        let plan = &mut self.plan;
+        plan.num_host_samples = num_host_samples;
+        view.counts.copy_from_slice(&[
+            plan.num_reqs as i32,
+            plan.num_tokens as i32,
+            plan.num_samples as i32,
+            plan.num_table_deltas as i32,
+            plan.num_block_copies as i32,
+            work.decode_items as i32,
+            work.prefill_items as i32,
+            work.merges as i32,
+        ]);
     }
 
     /// The sampler's view of each sample, in order.

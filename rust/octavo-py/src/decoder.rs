@@ -185,7 +185,7 @@ impl NativeDecoder {
             let logits = decoder
                 .forward(&mut cache, &columns.input_ids, &columns.positions, &columns.logits_index)
                 .map_err(kernel_error)?;
-            engine.sample(&kernels, epoch, logits)
+            engine.sample(&kernels, epoch, logits, None)
         })?
     }
 }

@@ -32,6 +32,7 @@ pub struct Plan {
     max_context_len: u32,
     num_table_deltas: u32,
     num_block_copies: u32,
+    num_host_samples: u32,
 }
 
 impl From<octavo_core::Plan> for Plan {
@@ -46,7 +47,28 @@ impl From<octavo_core::Plan> for Plan {
             max_context_len: plan.max_context_len,
             num_table_deltas: plan.num_table_deltas,
             num_block_copies: plan.num_block_copies,
+            num_host_samples: plan.num_host_samples,
         }
+    }
+}
+
+#[pyclass(frozen, module = "octavo._core")]
+pub struct DeviceWork(octavo_core::DeviceWork);
+
+#[pymethods]
+impl DeviceWork {
+    #[new]
+    #[pyo3(signature = (*, num_heads, num_kv_heads, prefill_tile_rows, decode_units, prefill_units))]
+    fn new(
+        num_heads: u32,
+        num_kv_heads: u32,
+        prefill_tile_rows: u32,
+        decode_units: u32,
+        prefill_units: u32,
+    ) -> PyResult<Self> {
+        let work = octavo_core::DeviceWork { num_heads, num_kv_heads, prefill_tile_rows, decode_units, prefill_units };
+        work.check().map_err(engine_error)?;
+        Ok(Self(work))
     }
 }
 
@@ -74,7 +96,7 @@ impl Engine {
     #[pyo3(signature = (endpoint, *, num_blocks, block_size, max_num_seqs, max_num_batched_tokens, max_model_len,
                         vocab_size, eos_token_ids, enable_prefix_caching = true, enable_chunked_prefill = true,
                         policy = "fcfs", max_num_queued_reqs = None, long_prefill_token_threshold = 0,
-                        max_logprobs = 20, seed = 0))]
+                        max_logprobs = 20, seed = 0, device_work = None))]
     #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
     fn new(
         py: Python<'_>,
@@ -93,6 +115,7 @@ impl Engine {
         long_prefill_token_threshold: u32,
         max_logprobs: u32,
         seed: u64,
+        device_work: Option<&DeviceWork>,
     ) -> PyResult<Self> {
         let policy = match policy {
             "fcfs" => Policy::Fcfs,
@@ -114,6 +137,7 @@ impl Engine {
             long_prefill_token_threshold,
             max_logprobs,
             seed,
+            device_work: device_work.map(|work| work.0),
         };
         config.check().map_err(engine_error)?;
         let endpoint = endpoint.take()?;
@@ -135,6 +159,16 @@ impl Engine {
     #[getter]
     fn arena_bytes(&self, py: Python<'_>) -> PyResult<usize> {
         self.call(py, |inner| Ok(inner.engine.arena_layout().bytes))
+    }
+
+    #[getter]
+    fn arena_input_bytes(&self, py: Python<'_>) -> PyResult<usize> {
+        self.call(py, |inner| Ok(inner.engine.arena_layout().input_bytes))
+    }
+
+    #[getter]
+    fn max_attention_slots(&self, py: Python<'_>) -> PyResult<usize> {
+        self.call(py, |inner| Ok(inner.engine.config().device_work.map_or(0, |work| work.max_slots())))
     }
 
     #[getter]
@@ -240,12 +274,26 @@ impl Engine {
         Ok(())
     }
 
-    /// Samples a step in flight into its arena. To be called without the GIL.
-    pub fn sample(&self, kernels: &CpuKernels, epoch: u64, logits: &mut [f32]) -> PyResult<()> {
+    /// Samples a step in flight into its arena: all of it, or only the samples with these indices, of which `logits` has
+    /// a row each. To be called without the GIL.
+    pub fn sample(
+        &self,
+        kernels: &CpuKernels,
+        epoch: u64,
+        logits: &mut [f32],
+        samples: Option<&[i32]>,
+    ) -> PyResult<()> {
         let mut inner = lock(&self.0)?;
         let Inner { engine, arenas } = &mut *inner;
         let plan = engine.step(epoch).map_err(engine_error)?;
-        let rows: Vec<SampleRow<'_>> = engine.sampling(epoch).map_err(engine_error)?.map(kernel_row).collect();
+        let mut rows: Vec<SampleRow<'_>> = engine.sampling(epoch).map_err(engine_error)?.map(kernel_row).collect();
+        let num_samples = rows.len();
+        if let Some(samples) = samples {
+            let row_of = |&sample: &i32| usize::try_from(sample).ok().and_then(|sample| rows.get(sample).copied());
+            rows = samples.iter().map(row_of).collect::<Option<_>>().ok_or_else(|| {
+                invalid(format!("samples: an index is not below the step's number of samples, {num_samples}"))
+            })?;
+        }
         let (vocab_size, width) = (engine.config().vocab_size as usize, engine.config().max_logprobs as usize);
         if logits.len() != rows.len() * vocab_size {
             let (samples, length) = (rows.len(), logits.len());
@@ -255,19 +303,55 @@ impl Engine {
         let mut columns = Columns { rest: arenas.arena(plan.arena), position: 0 };
         let take = |name: &str| layout.column(name).expect("the layout has every output column");
         let out = SampleOutput {
-            sampled: columns.take(take("sampled"), rows.len()),
-            logprob: columns.take(take("sampled_logprob"), rows.len()),
-            rank: columns.take(take("sampled_rank"), rows.len()),
-            top_ids: columns.take(take("top_ids"), rows.len() * width),
-            top_logprobs: columns.take(take("top_logprobs"), rows.len() * width),
+            sampled: columns.take(take("sampled"), num_samples),
+            logprob: columns.take(take("sampled_logprob"), num_samples),
+            rank: columns.take(take("sampled_rank"), num_samples),
+            top_ids: columns.take(take("top_ids"), num_samples * width),
+            top_logprobs: columns.take(take("top_logprobs"), num_samples * width),
             max_logprobs: width,
         };
-        match kernels.sample(logits, vocab_size, &rows, out) {
+        let result = match samples {
+            None => kernels.sample(logits, vocab_size, &rows, out),
+            Some(samples) => sample_some(kernels, logits, vocab_size, &rows, samples, out),
+        };
+        match result {
             // Their column says -1, and the commit fails these requests alone.
             Ok(()) | Err(KernelError::NoToken { .. }) => Ok(()),
             Err(error) => Err(invalid(error)),
         }
     }
+}
+
+/// Samples `rows` into memory of their own, and moves what came out to the places `samples` of the columns.
+fn sample_some(
+    kernels: &CpuKernels,
+    logits: &mut [f32],
+    vocab_size: usize,
+    rows: &[SampleRow<'_>],
+    samples: &[i32],
+    columns: SampleOutput<'_>,
+) -> Result<(), KernelError> {
+    let width = columns.max_logprobs;
+    let (mut sampled, mut logprob, mut rank) = (vec![0; rows.len()], vec![0.0; rows.len()], vec![0; rows.len()]);
+    let (mut top_ids, mut top_logprobs) = (vec![0; rows.len() * width], vec![0.0; rows.len() * width]);
+    let out = SampleOutput {
+        sampled: &mut sampled,
+        logprob: &mut logprob,
+        rank: &mut rank,
+        top_ids: &mut top_ids,
+        top_logprobs: &mut top_logprobs,
+        max_logprobs: width,
+    };
+    let result = kernels.sample(logits, vocab_size, rows, out);
+    for (index, &sample) in samples.iter().enumerate() {
+        let (sample, top) = (sample as usize, index * width..(index + 1) * width);
+        columns.sampled[sample] = sampled[index];
+        columns.logprob[sample] = logprob[index];
+        columns.rank[sample] = rank[index];
+        columns.top_ids[sample * width..(sample + 1) * width].copy_from_slice(&top_ids[top.clone()]);
+        columns.top_logprobs[sample * width..(sample + 1) * width].copy_from_slice(&top_logprobs[top]);
+    }
+    result
 }
 
 /// The input columns of one step, as `Engine.arena_layout` names them.

@@ -115,10 +115,20 @@ impl CpuKernels {
         detached(py, || self.0.silu_mul(gate_up, out, width))?.map_err(kernel_error)
     }
 
-    fn sample(&self, py: Python<'_>, engine: &Engine, epoch: u64, logits: &Bound<'_, PyAny>) -> PyResult<()> {
-        let mut logits = Access::default().write::<f32>("logits", logits)?;
-        let logits = logits.slice();
-        detached(py, || engine.sample(&self.0, epoch, logits))?
+    #[pyo3(signature = (engine, epoch, logits, samples = None))]
+    fn sample(
+        &self,
+        py: Python<'_>,
+        engine: &Engine,
+        epoch: u64,
+        logits: &Bound<'_, PyAny>,
+        samples: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let mut access = Access::default();
+        let mut logits = access.write::<f32>("logits", logits)?;
+        let samples = samples.map(|samples| access.read::<i32>("samples", samples)).transpose()?;
+        let (logits, samples) = (logits.slice(), samples.as_ref().map(|samples| samples.slice()));
+        detached(py, || engine.sample(&self.0, epoch, logits, samples))?
     }
 }
 

@@ -28,7 +28,7 @@ mod _core {
     #[pymodule_export]
     use crate::endpoint::Endpoint;
     #[pymodule_export]
-    use crate::engine::{Engine, Plan};
+    use crate::engine::{DeviceWork, Engine, Plan};
     #[pymodule_export]
     use crate::events::{Accepted, Delta, Failed, Stats, Timings, TokenLogprobs};
     #[pymodule_export]

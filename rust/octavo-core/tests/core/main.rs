@@ -1,8 +1,10 @@
 //! The core as its users see it: commands in, plans and reports out.
 //!
-//! `simulator` runs the plans on a cache that remembers histories; `random` lets chance choose the commands; the others
-//! each assert one behaviour.
+//! `simulator` runs the plans on a cache that remembers histories, and `device` checks the columns that only a GPU needs;
+//! `random` lets chance choose the commands; the others each assert one behaviour.
 
+mod attention_work;
+mod device;
 mod lifecycle;
 mod prefix;
 mod random;

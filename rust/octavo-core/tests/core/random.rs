@@ -1,12 +1,15 @@
 //! Chance chooses the limits, the requests and the order of events. After each of them the engine is whole and no
 //! budget is exceeded; after the last everybody has an answer and no block is held.
 
-use octavo_core::{EngineConfig, Policy};
+use octavo_core::{DeviceWork, EngineConfig, Policy};
 use octavo_wire::{Command, FailReason, Submission};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use crate::simulator::{Simulator, config, submission};
+
+const WORK: DeviceWork =
+    DeviceWork { num_heads: 4, num_kv_heads: 2, prefill_tile_rows: 8, decode_units: 8, prefill_units: 8 };
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -53,11 +56,11 @@ impl Ask {
 
 fn limits() -> impl Strategy<Value = (EngineConfig, u32)> {
     let sizes = (1_u32..6, prop::sample::select(vec![1_u32, 2, 4, 5]), 6_u32..60, 0_u32..40);
-    let switches = (prop::bool::weighted(0.8), prop::bool::weighted(0.8), any::<bool>(), 0_u32..3);
+    let switches = (prop::bool::weighted(0.8), prop::bool::weighted(0.8), any::<bool>(), 0_u32..3, any::<bool>());
     let bits = prop::sample::select(vec![128_u32, 128, 5, 2, 0]);
     (sizes, switches, bits, 0_u32..24).prop_map(|(sizes, switches, bits, more_blocks)| {
         let (max_num_seqs, block_size, max_model_len, more_tokens) = sizes;
-        let (chunked, caching, by_priority, threshold) = switches;
+        let (chunked, caching, by_priority, threshold, on_gpu) = switches;
         let limits = EngineConfig {
             // Tight: the longest request just fits, or a little more.
             num_blocks: max_model_len.div_ceil(block_size) + more_blocks,
@@ -70,6 +73,7 @@ fn limits() -> impl Strategy<Value = (EngineConfig, u32)> {
             policy: if by_priority { Policy::Priority } else { Policy::Fcfs },
             long_prefill_token_threshold: threshold * 3,
             max_num_queued_reqs: Some(20),
+            device_work: on_gpu.then_some(WORK),
             ..config()
         };
         (limits, bits)

@@ -33,6 +33,7 @@ pub fn config() -> EngineConfig {
         long_prefill_token_threshold: 0,
         max_logprobs: 3,
         seed: 7,
+        device_work: None,
     }
 }
 
@@ -76,6 +77,18 @@ fn answer(history: u64, choice: u32) -> u32 {
     (extend(history, choice + 1000) % u64::from(VOCAB_SIZE)) as u32
 }
 
+/// The first elements of a column of integers.
+pub fn integers(layout: &ArenaLayout, arena: &[u8], name: &str, len: u32) -> Vec<i64> {
+    let column = layout.column(name).expect("the layout names its columns");
+    assert_eq!(column.offset % 64, 0);
+    assert!(len as usize <= column.len, "{name} takes {len} of {}", column.len);
+    let bytes = &arena[column.offset..][..len as usize * column.element.bytes()];
+    match column.element.bytes() {
+        8 => bytemuck::cast_slice::<u8, i64>(bytes).to_vec(),
+        _ => bytemuck::cast_slice::<u8, i32>(bytes).iter().map(|&value| i64::from(value)).collect(),
+    }
+}
+
 /// A step's columns, copied out of the arena.
 #[derive(Debug)]
 pub struct Columns {
@@ -93,16 +106,7 @@ pub struct Columns {
 
 impl Columns {
     fn read(layout: &ArenaLayout, plan: &Plan, arena: &[u8]) -> Columns {
-        let column = |name: &str, len: u32| -> Vec<i64> {
-            let column = layout.column(name).expect("the layout names its columns");
-            assert_eq!(column.offset % 64, 0);
-            assert!(len as usize <= column.len, "{name} takes {len} of {}", column.len);
-            let bytes = &arena[column.offset..][..len as usize * column.element.bytes()];
-            match column.element.bytes() {
-                8 => bytemuck::cast_slice::<u8, i64>(bytes).to_vec(),
-                _ => bytemuck::cast_slice::<u8, i32>(bytes).iter().map(|&value| i64::from(value)).collect(),
-            }
-        };
+        let column = |name: &str, len: u32| integers(layout, arena, name, len);
         let deltas = ["delta_row", "delta_column", "delta_block"].map(|name| column(name, plan.num_table_deltas));
         let copies = ["copy_source", "copy_target"].map(|name| column(name, plan.num_block_copies));
         Columns {
@@ -144,6 +148,9 @@ impl Device {
 
     /// Runs a step and returns the history at each token. `broken`: what it writes is rubbish.
     fn run(&mut self, columns: &Columns, broken: bool) -> Vec<u64> {
+        // Deltas may be applied at the same time.
+        let places: HashSet<[i64; 2]> = columns.deltas.iter().map(|&[row, column, _]| [row, column]).collect();
+        assert_eq!(places.len(), columns.deltas.len(), "two deltas for one place of a table");
         for &[row, column, block] in &columns.deltas {
             self.tables[row as usize][column as usize] = block;
         }
@@ -223,7 +230,7 @@ pub struct Simulator {
     pub reports: Reports,
     /// Steps in flight; whether they broke.
     pub in_flight: VecDeque<(Plan, bool)>,
-    arenas: HeapArenas,
+    pub arenas: HeapArenas,
     device: Device,
 }
 
@@ -289,6 +296,7 @@ impl Simulator {
         let rows: HashSet<i64> = columns.sample_row.iter().copied().collect();
         assert_eq!(rows.len(), columns.sample_row.len(), "a row samples twice in a step");
 
+        self.check_device_columns(&plan, &columns);
         let histories = self.device.run(&columns, broken);
         if !broken {
             self.sample(&plan, &columns, &histories);
