@@ -20,7 +20,8 @@ KERNELS = Path(__file__).parents[1] / "cuda"
 PAGE = """# What the CUDA kernels take of a GPU
 
 Registers of a thread by GPU, as NVRTC {version} says; no kernel spills. The variant is the head dimension and the types
-of query and cache. Made by `python scripts/cuda_kernels.py --write docs/cuda-kernels.md`.
+of query and cache, or the types of input and output. Made by
+`python scripts/cuda_kernels.py --write docs/cuda-kernels.md`.
 
 """
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 DECODE, PREFILL, ATTENTION, MERGE = "paged_decode.cu", "paged_prefill.cu", "attention.cuh", "attention_merge.cu"
-KV_WRITE = "kv_write.cu"
+KV_WRITE, NORM_ACT = "kv_write.cu", "norm_act.cu"
+UPDATE_ROWS, BLOCK_COPY = "update_rows.cu", "block_copy.cu"
 
 
 @dataclass(frozen=True)
@@ -198,4 +199,112 @@ MUTANTS = (
         "kv_write: values scaled as keys", KV_WRITE, "is_value ? call.value_scales : call.key_scales", "call.key_scales"
     ),
     Mutant("kv_write: multiplied by the scale", KV_WRITE, "1.f / scales[kv_head]", "scales[kv_head]"),
+    # norm_act
+    Mutant("norm_act: a sum is read before it is whole", NORM_ACT, "= value;\n  __syncthreads();", "= value;"),
+    Mutant(
+        "norm_act: a sum is written while the last is read", NORM_ACT, "__syncthreads();  // every thread", "// every"
+    ),
+    Mutant("norm_act: one warp is not in the sum", NORM_ACT, "int warp = 1;", "int warp = 2;"),
+    Mutant("norm_act: half a warp is in the sum", NORM_ACT, "bit = WARP_SIZE / 2;", "bit = WARP_SIZE / 4;"),
+    Mutant("norm_act: the mean of a whole step", NORM_ACT, "/ call.hidden_size + call.eps", "/ STEP + call.eps"),
+    Mutant("norm_act: a chunk too many", NORM_ACT, "if (column < size) function", "if (column <= size) function"),
+    Mutant("norm_act: long rows are cut", NORM_ACT, "column < size; column += STEP", "column < 0; column += STEP"),
+    Mutant(
+        "norm_act: the rest of a long row starts late",
+        NORM_ACT,
+        "column = NUM_KEPT * STEP +",
+        "column = NUM_KEPT * STEP + CHUNK +",
+    ),
+    Mutant(
+        "norm_act: the residual is added twice in long rows",
+        NORM_ACT,
+        "if (again) return load",
+        "if (false) return load",
+    ),
+    Mutant("norm_act: the first residual is added to", NORM_ACT, "if (!call.initialise) {", "if (true) {"),
+    Mutant("norm_act: the residual is not kept", NORM_ACT, "store<Float32>(residual + column, values);", ""),
+    Mutant("norm_act: no offset of weights", NORM_ACT, "(weights[i] + call.weight_offset)", "weights[i]"),
+    Mutant(
+        "norm_act: rows of the output as wide as the input's",
+        NORM_ACT,
+        "(call.out) + row * call.out_stride",
+        "(call.out) + row * size",
+    ),
+    Mutant("norm_act: the largest without its sign", NORM_ACT, "fabsf(values[i])", "values[i]"),
+    Mutant("norm_act: the scale of a thread", NORM_ACT, "largest = largest_of_block(largest);", ""),
+    Mutant("norm_act: a row of zeros is divided by zero", NORM_ACT, "largest > SMALLEST ?", "true ?"),
+    Mutant("norm_act: long quantised rows are made once", NORM_ACT, "if (!kept) compute(values, column, false);", ""),
+    Mutant(
+        "norm_act: the wrong half is activated",
+        NORM_ACT,
+        "load<Element>(values, gate);\n    load<Element>(factors, gate + size)",
+        "load<Element>(values, gate + size);\n    load<Element>(factors, gate)",
+    ),
+    Mutant("norm_act: GELU without its cube", NORM_ACT, "0.0713548162f * x * x", "0.0713548162f * x"),
+    Mutant("norm_act: an error function without the root of two", NORM_ACT, "x * 0.707106781f", "x"),
+    Mutant("norm_act: a row is one step", NORM_ACT, "(size + STEP - 1) / STEP", "1"),
+    # update_rows
+    Mutant("update_rows: a delta behind the count", UPDATE_ROWS, "i < num_deltas", "i <= num_deltas"),
+    Mutant(
+        "update_rows: deltas of the first turn only",
+        UPDATE_ROWS,
+        "i < num_deltas; i += num_threads",
+        "i < num_deltas; i = num_deltas",
+    ),
+    Mutant(
+        "update_rows: the counts are taken for each other",
+        UPDATE_ROWS,
+        "counts[NUM_TABLE_DELTAS]",
+        "counts[NUM_TOKENS]",
+    ),
+    Mutant(
+        "update_rows: rows and columns of the table", UPDATE_ROWS, "call.delta_row[i]) *", "call.delta_column[i]) *"
+    ),
+    Mutant("update_rows: a row too far", UPDATE_ROWS, "last_token[-1 - id]", "last_token[-id]"),
+    Mutant("update_rows: padding is not written", UPDATE_ROWS, "i < call.num_padded_tokens", "i < num_tokens"),
+    Mutant(
+        "update_rows: padding is resolved", UPDATE_ROWS, "i < num_tokens ? call.input_ids[i] : 0", "call.input_ids[i]"
+    ),
+    Mutant("update_rows: token 0 is a row", UPDATE_ROWS, "id >= 0 ?", "id > 0 ?"),
+    # block_copy
+    Mutant(
+        "block_copy: a pair behind the count",
+        BLOCK_COPY,
+        "*call.count * tiles_of_pair",
+        "(*call.count + 1) * tiles_of_pair",
+    ),
+    Mutant(
+        "block_copy: planes of the target as of the source",
+        BLOCK_COPY,
+        "plane * call.target_plane_stride",
+        "plane * call.source_plane_stride",
+    ),
+    Mutant(
+        "block_copy: a distance of 32 bits",
+        BLOCK_COPY,
+        "plane * call.source_plane_stride",
+        "plane * static_cast<int>(call.source_plane_stride)",
+    ),
+    Mutant(
+        "block_copy: a block of whole tiles", BLOCK_COPY, "if (place < call.block_bytes) *reinterpret", "*reinterpret"
+    ),
+    Mutant(
+        "block_copy: the last tile is left out",
+        BLOCK_COPY,
+        "(call.block_bytes + TILE_BYTES - 1) / TILE_BYTES",
+        "max<int64>(1, call.block_bytes / TILE_BYTES)",
+    ),
+    Mutant(
+        "block_copy: tiles of a block are the first",
+        BLOCK_COPY,
+        "(unit % num_tiles) * TILE_BYTES",
+        "(unit % num_tiles) * 0",
+    ),
+    Mutant(
+        "block_copy: the planes of a pair in turns of tiles",
+        BLOCK_COPY,
+        "unit % tiles_of_pair / num_tiles",
+        "unit % call.num_planes",
+    ),
+    Mutant("block_copy: source and target are one", BLOCK_COPY, "call.target_block[pair]", "call.source_block[pair]"),
 )

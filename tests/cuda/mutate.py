@@ -21,10 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import attention
+import block_copy
 import kv_write
+import norm_act
+import update_rows
 from attention import Case
 from host import BUILDS, KERNELS, Schedule, schedules
-from mutants import ATTENTION, DECODE, KV_WRITE, MERGE, MUTANTS, PREFILL, Mutant
+from mutants import ATTENTION, BLOCK_COPY, DECODE, KV_WRITE, MERGE, MUTANTS, NORM_ACT, PREFILL, UPDATE_ROWS, Mutant
+
+from octavo.backends.cuda.arguments import Activation
 
 SECONDS = 300
 """A mutant that hangs is noticed too."""
@@ -53,6 +58,25 @@ KV_WRITE_CASES = (
     kv_write.Case(num_tokens=40, layout="sparse"),
     kv_write.Case(num_tokens=3, head_dim=256, rotary_dim=32, types=("bf16", "fp8"), norm=True, spread=300.0),
 )
+NORM_ACT_CASES = (
+    norm_act.Case("rms_norm", 3, 8200, in_place=True, gap=8, weight_offset=1.0),
+    norm_act.Case("add_rms_norm", 3, 8200, gap=8, grid=1),
+    norm_act.Case("add_rms_norm", 2, 96, initialise=True),
+    norm_act.Case("gated_act", 3, 2200, gap=8),
+    norm_act.Case("gated_act", 3, 64, activation=Activation.GELU_TANH),
+    norm_act.Case("gated_act", 3, 64, activation=Activation.GELU_ERF),
+    norm_act.Case("rms_norm", 3, 8200, ("bf16", "fp8"), zero_row=True, grid=1),
+    norm_act.Case("rms_norm", 3, 64, ("bf16", "fp8")),
+)
+UPDATE_ROWS_CASES = (
+    update_rows.Case(num_tokens=5, padding=3, grid=1),
+    update_rows.Case(num_tokens=20, num_deltas=200, rows=(20, 33), grid=1),
+)
+BLOCK_COPY_CASES = (
+    block_copy.Case(num_pairs=2, block_bytes=16400, gaps=(0, 16)),
+    block_copy.Case(num_pairs=2, block_bytes=32768, within=True, grid=1),
+    block_copy.Case(num_pairs=2, gaps=(block_copy.FAR, 0)),
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +98,9 @@ SUITES = {
     PREFILL: Suite(PREFILL_CASES, check_attention),
     ATTENTION: Suite(DECODE_CASES + PREFILL_CASES, check_attention),
     MERGE: Suite(DECODE_CASES + PREFILL_CASES, check_attention),
+    NORM_ACT: Suite(NORM_ACT_CASES, norm_act.check),
+    UPDATE_ROWS: Suite(UPDATE_ROWS_CASES, update_rows.check),
+    BLOCK_COPY: Suite(BLOCK_COPY_CASES, block_copy.check),
     KV_WRITE: Suite(KV_WRITE_CASES, kv_write.check),
 }
 

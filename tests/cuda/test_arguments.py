@@ -1,18 +1,33 @@
-"""The structures of arguments.py are those of the sources: names, order, offsets and sizes."""
+"""The structures of arguments.py are those of the sources: names, order, offsets and sizes; and their enums."""
 
 import ctypes
 import subprocess
+from enum import IntEnum
 
 import pytest
 from host import KERNELS
 
 from octavo.backends.cuda import arguments
 
+ENUMS: dict[str, tuple[type[IntEnum], ...]] = {
+    "norm_act.cu": (arguments.Activation,),
+    "update_rows.cu": (arguments.StepCount,),
+}
 SOURCES: dict[str, tuple[type[ctypes.Structure], ...]] = {
     "attention.cuh": (arguments.WorkList, arguments.MergeList, arguments.AttentionCall),
     "kv_write.cu": (arguments.KvWriteCall,),
+    "norm_act.cu": (arguments.NormCall, arguments.GatedCall),
+    "update_rows.cu": (arguments.UpdateRowsCall,),
+    "block_copy.cu": (arguments.BlockCopyCall,),
 }
-MACROS = ("-DOCTAVO_HOST", "-DHEAD_DIM=64", "-DQUERY_TYPE=Bfloat16", "-DCACHE_TYPE=Bfloat16")
+MACROS = (
+    "-DOCTAVO_HOST",
+    "-DHEAD_DIM=64",
+    "-DQUERY_TYPE=Bfloat16",
+    "-DCACHE_TYPE=Bfloat16",
+    "-DELEMENT_TYPE=Bfloat16",
+    "-DOUTPUT_TYPE=Bfloat16",
+)
 
 
 def assertions(structure: type[ctypes.Structure]) -> list[str]:
@@ -31,11 +46,15 @@ def test_python_and_the_compiler_lay_out_the_same_structures(source: str) -> Non
     lines = ["#include <cstddef>", f'#include "{source}"']
     for structure in SOURCES[source]:
         lines += assertions(structure)
+    for numbers in ENUMS.get(source, ()):
+        lines += [f"static_assert({each.name} == {each.value});" for each in numbers]
     command = ["g++", "-x", "c++", "-std=c++20", "-fsyntax-only", f"-I{KERNELS}", *MACROS, "-"]
     run = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
 def test_every_structure_is_compared() -> None:
-    ours = {item for item in vars(arguments).values() if isinstance(item, type) and issubclass(item, ctypes.Structure)}
-    assert ours == {structure for structures in SOURCES.values() for structure in structures}
+    kinds = (ctypes.Structure, IntEnum)
+    ours = {item for item in vars(arguments).values() if isinstance(item, type) and issubclass(item, kinds)} - {IntEnum}
+    compared = [*SOURCES.values(), *ENUMS.values()]
+    assert ours == {item for group in compared for item in group}

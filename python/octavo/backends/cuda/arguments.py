@@ -4,9 +4,14 @@ The sources say what each field is. Pointers are addresses on the device; 0 is n
 
 AttentionCall    cuda/attention.cuh
 KvWriteCall      cuda/kv_write.cu
+NormCall, GatedCall, Activation    cuda/norm_act.cu
+StepCount        cuda/step.cuh
+UpdateRowsCall   cuda/update_rows.cu
+BlockCopyCall    cuda/block_copy.cu
 """
 
 import ctypes
+from enum import IntEnum
 
 
 class WorkList(ctypes.Structure):
@@ -72,4 +77,82 @@ class KvWriteCall(ctypes.Structure):
         ("page_shift", ctypes.c_int32),
         ("interleaved", ctypes.c_int32),
         ("norm_eps", ctypes.c_float),
+    )
+
+
+class NormCall(ctypes.Structure):
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("residual", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("quantised", ctypes.c_void_p),
+        ("row_scales", ctypes.c_void_p),
+        ("x_stride", ctypes.c_int64),
+        ("out_stride", ctypes.c_int64),
+        ("num_rows", ctypes.c_int32),
+        ("hidden_size", ctypes.c_int32),
+        ("eps", ctypes.c_float),
+        ("weight_offset", ctypes.c_float),
+        ("initialise", ctypes.c_int32),
+    )
+
+
+class GatedCall(ctypes.Structure):
+    _fields_ = (
+        ("gate_up", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("quantised", ctypes.c_void_p),
+        ("row_scales", ctypes.c_void_p),
+        ("gate_up_stride", ctypes.c_int64),
+        ("out_stride", ctypes.c_int64),
+        ("num_rows", ctypes.c_int32),
+        ("intermediate_size", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+    )
+
+
+class Activation(IntEnum):
+    SILU = 0
+    GELU_TANH = 1
+    GELU_ERF = 2
+
+
+class StepCount(IntEnum):
+    NUM_REQS = 0
+    NUM_TOKENS = 1
+    NUM_SAMPLES = 2
+    NUM_TABLE_DELTAS = 3
+    NUM_BLOCK_COPIES = 4
+    NUM_DECODE_ITEMS = 5
+    NUM_PREFILL_ITEMS = 6
+    NUM_MERGES = 7
+
+
+class UpdateRowsCall(ctypes.Structure):
+    _fields_ = (
+        ("counts", ctypes.c_void_p),
+        ("delta_row", ctypes.c_void_p),
+        ("delta_column", ctypes.c_void_p),
+        ("delta_block", ctypes.c_void_p),
+        ("input_ids", ctypes.c_void_p),
+        ("last_token", ctypes.c_void_p),
+        ("block_table", ctypes.c_void_p),
+        ("tokens", ctypes.c_void_p),
+        ("table_stride", ctypes.c_int32),
+        ("num_padded_tokens", ctypes.c_int32),
+    )
+
+
+class BlockCopyCall(ctypes.Structure):
+    _fields_ = (
+        ("source", ctypes.c_void_p),
+        ("target", ctypes.c_void_p),
+        ("source_block", ctypes.c_void_p),
+        ("target_block", ctypes.c_void_p),
+        ("count", ctypes.c_void_p),
+        ("source_plane_stride", ctypes.c_int64),
+        ("target_plane_stride", ctypes.c_int64),
+        ("block_bytes", ctypes.c_int64),
+        ("num_planes", ctypes.c_int32),
     )

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-Element = Literal["Bfloat16", "Float16", "Float8"]
+Element = Literal["Bfloat16", "Float16", "Float8", "Int8"]
 """As cuda/elements.cuh names them."""
 
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90a", "sm_100f", "sm_120")
 """sm_80 runs on 8.6 too; sm_100f on the whole family of Blackwell's data-centre GPUs."""
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
+
+ACTIVATION_TYPES: tuple[Element, ...] = ("Bfloat16", "Float16")
+
+QUANTISED_TYPES: tuple[Element, ...] = ("Float8", "Int8")
 
 CACHE_TYPES: tuple[tuple[Element, Element], ...] = (
     ("Bfloat16", "Bfloat16"),
@@ -22,6 +26,12 @@ CACHE_TYPES: tuple[tuple[Element, Element], ...] = (
     ("Float16", "Float8"),
 )
 """Types of the query and of the cache that go together."""
+
+OUTPUT_TYPES: tuple[tuple[Element, Element], ...] = (
+    *((element, element) for element in ACTIVATION_TYPES),
+    *((element, quantised) for element in ACTIVATION_TYPES for quantised in QUANTISED_TYPES),
+)
+"""Types of activations and of what is made of them."""
 
 SHARED_BYTES_LIMIT = 99 << 10
 """What a block may have on the GPUs that have least (sm_89, sm_120)."""
@@ -47,8 +57,20 @@ def attention(source: str, head_dim: int, query: Element, cache: Element, row_ti
     return Variant(f"{source}.cu", MappingProxyType(macros), name)
 
 
+def norm_act(element: Element, output: Element) -> Variant:
+    """`output` is the type of the products that read it: `element`, or one of QUANTISED_TYPES."""
+    name = element + ("" if output == element else f"/{output}")
+    return Variant("norm_act.cu", MappingProxyType({"ELEMENT_TYPE": element, "OUTPUT_TYPE": output}), name)
+
+
+def only(source: str) -> Variant:
+    """Of a source without macros."""
+    return Variant(f"{source}.cu", MappingProxyType({}), "")
+
+
 def all_variants() -> list[Variant]:
-    variants = []
+    variants = [only("update_rows"), only("block_copy")]
+    variants += [norm_act(element, output) for element, output in OUTPUT_TYPES]
     for head_dim in HEAD_DIMS:
         for query, cache in CACHE_TYPES:
             variants.append(attention("paged_decode", head_dim, query, cache))
