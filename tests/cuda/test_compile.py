@@ -1,15 +1,26 @@
 """Compiling kernels for GPUs, without one. Skipped where NVIDIA's compiler is not installed."""
 
+import shutil
+from itertools import cycle
 from pathlib import Path
 
 import pytest
+from conformance import EXPERIMENTS, SOURCE
 from host import KERNELS
 
 from octavo.backends.cuda.compile import compile_kernels
 from octavo.backends.cuda.nvrtc import CompileError, Nvrtc, find_library
-from octavo.backends.cuda.variants import ARCHITECTURES, SHARED_BYTES_LIMIT, all_variants, attention
+from octavo.backends.cuda.variants import ARCHITECTURES, SHARED_BYTES_LIMIT, Variant, all_variants, attention
 
 MACROS = attention("paged_decode", 64, "Bfloat16", "Float8").macros
+
+
+def sample() -> list[tuple[Variant, str]]:
+    """The first variant of each source, for the architectures by turns; make cuda-kernels compiles all for all."""
+    first: dict[str, Variant] = {}
+    for variant in all_variants():
+        first.setdefault(variant.source, variant)
+    return list(zip(first.values(), cycle(ARCHITECTURES)))
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +78,28 @@ def test_an_error_shows_the_log_and_ptx_is_refused(nvrtc: Nvrtc, tmp_path: Path)
     assert not list(tmp_path.glob("*.cubin"))
     with pytest.raises(CompileError, match="compute_80 is no GPU's architecture"):
         compile_kernels(source, "compute_80", {}, nvrtc=nvrtc, cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variant", "architecture"), sample(), ids=lambda value: value.source if isinstance(value, Variant) else value
+)
+def test_one_variant_of_each_source_compiles(nvrtc: Nvrtc, variant: Variant, architecture: str, tmp_path: Path) -> None:
+    cubin = compile_kernels(KERNELS / variant.source, architecture, variant.macros, nvrtc=nvrtc, cache=tmp_path)
+    for use in cubin.kernels:
+        assert (use.spilled_bytes, use.stack_bytes) == (0, 0)
+        assert use.shared_bytes <= SHARED_BYTES_LIMIT
+    assert cubin.kernels
+    assert "warning" not in cubin.log
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_experiments_for_a_gpu_compile(nvrtc: Nvrtc, architecture: str, tmp_path: Path) -> None:
+    folder = tmp_path / "cuda"
+    shutil.copytree(KERNELS, folder)
+    source = Path(shutil.copy(SOURCE, folder))
+    cubin = compile_kernels(source, architecture, {}, nvrtc=nvrtc, cache=tmp_path)
+    assert {use.name for use in cubin.kernels} == {experiment.kernel for experiment in EXPERIMENTS}
+    assert "warning" not in cubin.log
 
 
 def test_every_source_has_variants() -> None:
