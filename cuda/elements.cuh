@@ -2,6 +2,7 @@
 //
 //   Float32, Bfloat16, Float16   what kernels compute with
 //   Float8, Int8                 e4m3 and int8: what is stored divided by a scale, such that LARGEST is the most
+//   to_float                     one element of them
 //   load, store                  some neighbours in memory, from and to floats, in accesses of up to 16 bytes
 //   SAME, Choose                 of types, at compile time
 //
@@ -74,6 +75,12 @@ template <class Then, class Else>
 struct Choose<false, Then, Else> {
   using Type = Else;
 };
+
+template <class Type>
+OCTAVO_DEVICE float to_float(typename Type::Storage stored) {
+  if constexpr (SAME<Type, Float32>) return stored;
+  else return Type::low(stored);
+}
 
 // What one thread moves at once, if it is aligned so.
 template <int COUNT>

@@ -64,6 +64,8 @@ inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __clz(int bits) { return bits ? __builtin_clz(bits) : 32; }
 inline unsigned __umulhi(unsigned a, unsigned b) { return uint64{a} * b >> 32; }
+inline uint64 __umul64hi(uint64 a, uint64 b) { return static_cast<unsigned __int128>(a) * b >> 64; }
+inline float __fmul_rn(float a, float b) { return a * b; }
 
 // Byte i of the result is the byte of b:a that nibble i of the selector names.
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {

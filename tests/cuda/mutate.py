@@ -24,10 +24,13 @@ import attention
 import block_copy
 import kv_write
 import norm_act
+import sampling
 import update_rows
 from attention import Case
 from host import BUILDS, KERNELS, Schedule, schedules
 from mutants import ATTENTION, BLOCK_COPY, DECODE, KV_WRITE, MERGE, MUTANTS, NORM_ACT, PREFILL, UPDATE_ROWS, Mutant
+from sampling_mutants import COUNT, KEYS, PENALTIES, SAMPLING, SAMPLING_MUTANTS, SEARCH
+from test_sampling import ASKING, PENALISED, PLAIN, SHORT
 
 from octavo.backends.cuda.arguments import Activation
 
@@ -77,6 +80,14 @@ BLOCK_COPY_CASES = (
     block_copy.Case(num_pairs=2, block_bytes=32768, within=True, grid=1),
     block_copy.Case(num_pairs=2, gaps=(block_copy.FAR, 0)),
 )
+SAMPLING_CASES = (
+    sampling.Case(PLAIN + ASKING, vocab_size=330, grid=2),
+    sampling.Case(PLAIN + ASKING, vocab_size=301, levels=1, holes=True, steps=2),
+    sampling.Case(PENALISED, vocab_size=45, steps=10),
+    SHORT["last-bits"],
+    SHORT["half-of-equals"],
+    SHORT["flat-tail"],
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,7 @@ SUITES = {
     UPDATE_ROWS: Suite(UPDATE_ROWS_CASES, update_rows.check),
     BLOCK_COPY: Suite(BLOCK_COPY_CASES, block_copy.check),
     KV_WRITE: Suite(KV_WRITE_CASES, kv_write.check),
+    **dict.fromkeys((KEYS, SAMPLING, SEARCH, PENALTIES, COUNT), Suite(SAMPLING_CASES, sampling.check)),
 }
 
 
@@ -153,7 +165,7 @@ def main() -> int:
     if arguments.folder:
         run_cases(arguments.folder, arguments.word)
         return 0
-    mutants = [mutant for mutant in MUTANTS if arguments.word in mutant.name]
+    mutants = [mutant for mutant in MUTANTS + SAMPLING_MUTANTS if arguments.word in mutant.name]
     missed = []
     for mutant in mutants:
         noticed = outcome(mutant)

@@ -19,6 +19,8 @@ SOURCES: dict[str, tuple[type[ctypes.Structure], ...]] = {
     "norm_act.cu": (arguments.NormCall, arguments.GatedCall),
     "update_rows.cu": (arguments.UpdateRowsCall,),
     "block_copy.cu": (arguments.BlockCopyCall,),
+    "sampling.cu": (arguments.PenaltyState, arguments.SamplingCall),
+    "count_tokens.cu": (arguments.CountTokensCall,),
 }
 MACROS = (
     "-DOCTAVO_HOST",
@@ -27,6 +29,7 @@ MACROS = (
     "-DCACHE_TYPE=Bfloat16",
     "-DELEMENT_TYPE=Bfloat16",
     "-DOUTPUT_TYPE=Bfloat16",
+    "-DLOGIT_TYPE=Float32",
 )
 
 

@@ -8,6 +8,9 @@ NormCall, GatedCall, Activation    cuda/norm_act.cu
 StepCount        cuda/step.cuh
 UpdateRowsCall   cuda/update_rows.cu
 BlockCopyCall    cuda/block_copy.cu
+PenaltyState     cuda/penalties.cuh
+SamplingCall     cuda/sampling.cu
+CountTokensCall  cuda/count_tokens.cu
 """
 
 import ctypes
@@ -155,4 +158,50 @@ class BlockCopyCall(ctypes.Structure):
         ("target_plane_stride", ctypes.c_int64),
         ("block_bytes", ctypes.c_int64),
         ("num_planes", ctypes.c_int32),
+    )
+
+
+class PenaltyState(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_void_p) for name in ("presence", "frequency", "repetition", "output_counts", "prompt_tokens")
+    )
+
+
+class SamplingCall(ctypes.Structure):
+    _fields_ = (
+        ("logits", ctypes.c_void_p),
+        ("num_samples", ctypes.c_void_p),
+        ("temperature", ctypes.c_void_p),
+        ("top_k", ctypes.c_void_p),
+        ("top_p", ctypes.c_void_p),
+        ("min_p", ctypes.c_void_p),
+        ("seed", ctypes.c_void_p),
+        ("choice", ctypes.c_void_p),
+        ("draw_step", ctypes.c_void_p),
+        ("sample_row", ctypes.c_void_p),
+        ("host_sample", ctypes.c_void_p),
+        ("sampled", ctypes.c_void_p),
+        ("last_token", ctypes.c_void_p),
+        ("sampled_logprob", ctypes.c_void_p),
+        ("sampled_rank", ctypes.c_void_p),
+        ("top_ids", ctypes.c_void_p),
+        ("top_logprobs", ctypes.c_void_p),
+        ("num_logprobs", ctypes.c_void_p),
+        ("penalties", PenaltyState),
+        ("logits_stride", ctypes.c_int64),
+        ("vocab_size", ctypes.c_int32),
+        ("max_logprobs", ctypes.c_int32),
+    )
+
+
+class CountTokensCall(ctypes.Structure):
+    _fields_ = (
+        ("num_items", ctypes.c_void_p),
+        ("row", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("first_token", ctypes.c_void_p),
+        ("num_prompt", ctypes.c_void_p),
+        ("tokens", ctypes.c_void_p),
+        ("penalties", PenaltyState),
+        ("vocab_size", ctypes.c_int32),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-Element = Literal["Bfloat16", "Float16", "Float8", "Int8"]
+Element = Literal["Float32", "Bfloat16", "Float16", "Float8", "Int8"]
 """As cuda/elements.cuh names them."""
 
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90a", "sm_100f", "sm_120")
@@ -68,8 +68,13 @@ def only(source: str) -> Variant:
     return Variant(f"{source}.cu", MappingProxyType({}), "")
 
 
+def sampling(logits: Element = "Float32") -> Variant:
+    return Variant("sampling.cu", MappingProxyType({"LOGIT_TYPE": logits}), logits)
+
+
 def all_variants() -> list[Variant]:
-    variants = [only("update_rows"), only("block_copy")]
+    variants = [only("update_rows"), only("block_copy"), only("count_tokens")]
+    variants += [sampling("Float32"), sampling("Bfloat16"), sampling("Float16")]
     variants += [norm_act(element, output) for element, output in OUTPUT_TYPES]
     for head_dim in HEAD_DIMS:
         for query, cache in CACHE_TYPES:
