@@ -317,9 +317,16 @@ class Engine:
         long_prefill_token_threshold: int = 0,
         max_logprobs: int = 20,
         seed: int = 0,
+        async_decode: bool = False,
         device_work: DeviceWork | None = None,
     ) -> Self:
-        """Raises ValueError for limits which contradict each other."""
+        """Raises ValueError for limits which contradict each other.
+
+        async_decode: a request that a step in flight samples may be planned for its next token, before that step's
+        commit. The token that is not known yet is -(row + 1) in input_ids: the one sampled last for this row, which the
+        device has to put in (-1 where none could be chosen: any token will do then, for the request fails). A request
+        whose next token is a host_sample, and one that forks (n > 1), waits for the commit.
+        """
     def arena_layout(self) -> list[tuple[str, Literal["int32", "int64", "float32"], int, int]]:
         """(column, element type, byte offset, number of elements) of one arena.
 
@@ -364,17 +371,21 @@ class Engine:
     def ready(self, info: str) -> None:
         """Tells the front end that the engine serves."""
     def plan(self, timeout: float) -> Plan | None:
-        """Drains arrivals and aborts, schedules, fills an arena.
+        """Drains arrivals and aborts, schedules, fills an arena. RuntimeError while every arena is in flight.
 
         Waits at most `timeout` seconds for work; None when there was none. Releases the GIL.
         """
     def commit(self, epoch: int) -> None:
         """Takes the output columns of that step: appends, ends, hashes, frees, and sends one frame.
 
-        ValueError for a stale epoch. Releases the GIL.
+        What the step sampled for a request that has ended since it was planned is ignored. ValueError for an epoch that
+        is not the oldest in flight. Releases the GIL.
         """
     def fail(self, epoch: int, message: str) -> None:
-        """The step could not run: its requests fail with `message`, the others go on."""
+        """The oldest step in flight could not run: its requests fail with `message`, the others go on.
+
+        What a later step in flight computes for them is ignored at its commit, or when it fails too.
+        """
     @property
     def closed(self) -> bool:
         """True when the front end has gone, or draining is done: the loop ends."""

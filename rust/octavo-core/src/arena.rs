@@ -111,6 +111,7 @@ impl ArenaLayout {
         if let Some(work) = &config.device_work {
             let decode = work.max_decode_items(rows);
             let prefill = work.max_prefill_items(tokens, rows);
+            let merges = work.max_merges(tokens);
             shapes.extend([
                 ("decode_entry", Int32, decode),
                 ("decode_kv_begin", Int32, decode),
@@ -121,10 +122,10 @@ impl ArenaLayout {
                 ("prefill_kv_begin", Int32, prefill),
                 ("prefill_kv_end", Int32, prefill),
                 ("prefill_slot", Int32, prefill),
-                ("merge_token", Int32, tokens),
-                ("merge_first_slot", Int32, tokens),
-                ("merge_num_slots", Int32, tokens),
-                ("merge_slot_stride", Int32, tokens),
+                ("merge_token", Int32, merges),
+                ("merge_first_slot", Int32, merges),
+                ("merge_num_slots", Int32, merges),
+                ("merge_slot_stride", Int32, merges),
                 ("temperature", Float32, rows),
                 ("top_k", Int32, rows),
                 ("top_p", Float32, rows),

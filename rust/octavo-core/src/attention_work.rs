@@ -48,6 +48,12 @@ impl DeviceWork {
         num_tiles.max(self.prefill_items_at_once() as usize)
     }
 
+    /// Query tokens whose keys are split in one step, at most.
+    pub(crate) fn max_merges(&self, max_tokens: usize) -> usize {
+        let prefill_rows = self.prefill_items_at_once() as usize * self.prefill_tile_rows as usize;
+        max_tokens.min(self.decode_items_at_once() as usize + prefill_rows / self.group() as usize)
+    }
+
     /// Slots for parts in one step, at most.
     ///
     /// A list is only split into what runs at once. For decode an item has one slot. For prefill let an entry have n

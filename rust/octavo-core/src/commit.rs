@@ -95,7 +95,18 @@ impl Outbox {
     }
 }
 
-/// Ends a sequence that is in no step, and reports an abort for each choice that it stands for.
+/// Ends a sequence of which nothing more is reported: now, or with the last step in flight that it is part of. Until then
+/// the device still writes to its blocks.
+pub(crate) fn close(requests: &mut Requests, scheduler: &mut Scheduler, key: SequenceKey) {
+    let sequence = &mut requests.sequences[key];
+    if sequence.in_flight > 0 {
+        sequence.ending = Ending::Silent;
+    } else {
+        scheduler.end(requests, key);
+    }
+}
+
+/// Reports an abort for each choice that a sequence stands for, and closes it.
 pub(crate) fn abort(requests: &mut Requests, scheduler: &mut Scheduler, outbox: &mut Outbox, key: SequenceKey) {
     let sequence = &requests.sequences[key];
     let request = requests.request_of(key);
@@ -103,10 +114,10 @@ pub(crate) fn abort(requests: &mut Requests, scheduler: &mut Scheduler, outbox: 
     for choice in sequence.turn.choice..sequence.turn.choice + sequence.num_choices {
         outbox.output(request, choice).finish = Some(Finish { reason: FinishReason::Abort, timings });
     }
-    scheduler.end(requests, key);
+    close(requests, scheduler, key);
 }
 
-/// Ends a request with an error; those of its sequences that are in another step end silently at that step's commit.
+/// Ends a request with an error.
 pub(crate) fn fail(
     requests: &mut Requests,
     scheduler: &mut Scheduler,
@@ -117,12 +128,7 @@ pub(crate) fn fail(
     let choices = requests.requests[request].choices.clone();
     let id = requests.requests[request].id;
     for key in choices.into_iter().flatten() {
-        let sequence = &mut requests.sequences[key];
-        if sequence.in_flight {
-            sequence.ending = Ending::Silent;
-        } else {
-            scheduler.end(requests, key);
-        }
+        close(requests, scheduler, key);
     }
     outbox.fail(id, FailReason::Internal, message.to_owned());
 }
@@ -143,11 +149,11 @@ pub(crate) fn commit(
         let samples = sample..sample + entry.num_samples as usize;
         sample = samples.end;
         let sequence = &mut requests.sequences[entry.key];
-        sequence.in_flight = false;
+        sequence.in_flight -= 1;
         match sequence.ending {
             Ending::None => {}
             Ending::Silent => {
-                scheduler.end(requests, entry.key);
+                close(requests, scheduler, entry.key);
                 continue;
             }
             Ending::Abort => {
@@ -215,7 +221,7 @@ fn append(
     }
     if let Some(reason) = finish_reason(request, sequence, token, &config.eos_token_ids) {
         output.finish = Some(Finish { reason, timings: timings(request, sequence, time) });
-        scheduler.end(requests, key);
+        close(requests, scheduler, key);
     }
 }
 

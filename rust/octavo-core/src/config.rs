@@ -52,6 +52,9 @@ pub struct EngineConfig {
     pub max_logprobs: u32,
     /// Sequences without a seed of their own draw from this one.
     pub seed: u64,
+    /// A sequence that a step in flight samples may be planned for one more token, before the commit of that step. The
+    /// token that is not known yet is -(row + 1) in `input_ids`: what was last sampled for this row.
+    pub async_decode: bool,
     /// `Some`: the arena has the columns that a GPU needs, too.
     pub device_work: Option<DeviceWork>,
 }

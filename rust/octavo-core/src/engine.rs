@@ -200,7 +200,7 @@ impl Engine {
         self.in_flight.pop_front();
         let entries = std::mem::take(&mut self.steps[arena].entries);
         for entry in &entries {
-            self.requests.sequences[entry.key].in_flight = false;
+            self.requests.sequences[entry.key].in_flight -= 1;
         }
         for entry in &entries {
             // An earlier choice of the same request may have ended this one.
@@ -213,7 +213,7 @@ impl Engine {
                 Ending::Abort => {
                     commit::abort(&mut self.requests, &mut self.scheduler, &mut self.outbox, entry.key);
                 }
-                Ending::Silent => self.scheduler.end(&mut self.requests, entry.key),
+                Ending::Silent => commit::close(&mut self.requests, &mut self.scheduler, entry.key),
             }
         }
         if !self.outbox.is_empty() {
@@ -245,9 +245,9 @@ impl Engine {
     pub fn check_integrity(&self) -> Result<(), EngineError> {
         self.scheduler.check(&self.requests).map_err(EngineError::Integrity)?;
         let in_flight: usize = self.in_flight.iter().map(|&arena| self.steps[arena].entries.len()).sum();
-        let marked = self.requests.sequences.iter().filter(|(_, sequence)| sequence.in_flight).count();
-        if in_flight != marked {
-            return Err(EngineError::Integrity(format!("{in_flight} sequences are in flight, {marked} are marked")));
+        let marked: u32 = self.requests.sequences.iter().map(|(_, sequence)| sequence.in_flight).sum();
+        if in_flight != marked as usize {
+            return Err(EngineError::Integrity(format!("{in_flight} entries are in flight, {marked} are marked")));
         }
         Ok(())
     }
@@ -333,6 +333,7 @@ impl Engine {
             num_prompt: prompt.len() as u32,
             tokens: prompt,
             num_computed: 0,
+            num_planned: 0,
             limit,
             table: BlockTable::default(),
             num_synced: 0,
@@ -342,7 +343,7 @@ impl Engine {
             hashes: Vec::new(),
             num_registered: 0,
             content: Some(Content::ROOT),
-            in_flight: false,
+            in_flight: 0,
             pending: None,
             ending: Ending::None,
             first_token: 0.0,
@@ -396,7 +397,7 @@ impl Engine {
         let Some(request) = self.requests.find(id) else { return };
         for key in request.choices.clone().into_iter().flatten() {
             let sequence = &mut self.requests.sequences[key];
-            if !sequence.in_flight {
+            if sequence.in_flight == 0 {
                 commit::abort(&mut self.requests, &mut self.scheduler, &mut self.outbox, key);
             } else if sequence.ending == Ending::None {
                 sequence.ending = Ending::Abort;
@@ -407,16 +408,11 @@ impl Engine {
     fn stop(&mut self, id: RequestId, choice: u32) {
         let Some(request) = self.requests.find(id) else { return };
         let Some(&Some(key)) = request.choices.get(choice as usize) else { return };
-        let sequence = &mut self.requests.sequences[key];
-        if sequence.num_choices > 1 {
+        if self.requests.sequences[key].num_choices > 1 {
             // Nothing was sampled yet, so no text can have met a stop string.
             return;
         }
-        if sequence.in_flight {
-            sequence.ending = Ending::Silent;
-        } else {
-            self.scheduler.end(&mut self.requests, key);
-        }
+        commit::close(&mut self.requests, &mut self.scheduler, key);
     }
 }
 

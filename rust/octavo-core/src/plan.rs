@@ -38,30 +38,20 @@ pub struct SampleRow<'a> {
     pub frequency_penalty: f32,
     pub repetition_penalty: f32,
     pub prompt: &'a [u32],
-    /// The tokens generated so far.
+    /// The tokens generated so far, as far as they are known.
     pub output: &'a [u32],
     /// The request's seed, or one drawn from the engine's seed and the request's number.
     pub seed: u64,
     pub choice: u32,
-    /// Index in `output` of the token to be sampled. Seed, choice and step together name the random draw.
+    /// Index among the generated tokens of the one to be sampled. Seed, choice and step together name the random draw.
     pub step: u64,
     /// Tokens which cannot be chosen: stop and end-of-sequence tokens before `min_tokens`.
     pub banned: &'a [u32],
     /// Sorted by token.
     pub logit_bias: &'a [(u32, f32)],
     pub num_logprobs: Option<u32>,
-}
-
-impl SampleRow<'_> {
-    /// Whether more than the temperature, top-k, top-p and min-p decides: then the CPU samples.
-    pub fn needs_host(&self) -> bool {
-        self.presence_penalty != 0.0
-            || self.frequency_penalty != 0.0
-            || self.repetition_penalty != 1.0
-            || !self.banned.is_empty()
-            || !self.logit_bias.is_empty()
-            || self.num_logprobs.is_some()
-    }
+    /// Whether more than temperature, top-k, top-p and min-p decides: then the CPU samples.
+    pub needs_host: bool,
 }
 
 /// One sequence's part of a step: its tokens `start..start + count`.
@@ -127,7 +117,10 @@ impl Step {
             view.seq_len[index] = (start + count) as i32;
             for position in start..start + count {
                 let block = blocks[position / block_size as usize];
-                view.input_ids[num_tokens] = sequence.tokens[position] as i32;
+                view.input_ids[num_tokens] = match sequence.tokens.get(position) {
+                    Some(&token) => token as i32,
+                    None => -1 - row as i32,
+                };
                 view.positions[num_tokens] = position as i32;
                 view.slot_mapping[num_tokens] =
                     i64::from(block) * i64::from(block_size) + (position % block_size as usize) as i64;
@@ -178,8 +171,8 @@ impl Step {
             columns.seed[index] = row.seed as i64;
             columns.choice[index] = row.choice as i32;
             columns.draw_step[index] = row.step as i64;
-            columns.host_sample[index] = row.needs_host().into();
-            num_host_samples += u32::from(row.needs_host());
+            columns.host_sample[index] = row.needs_host.into();
+            num_host_samples += u32::from(row.needs_host);
         }
         let plan = &mut self.plan;
         plan.num_host_samples = num_host_samples;
@@ -197,12 +190,12 @@ impl Step {
 
     /// The sampler's view of each sample, in order.
     pub fn sampling<'a>(&'a self, requests: &'a Requests) -> impl Iterator<Item = SampleRow<'a>> {
-        self.entries.iter().flat_map(move |entry| {
+        self.entries.iter().filter(|entry| entry.num_samples > 0).flat_map(move |entry| {
             let sequence = &requests.sequences[entry.key];
             let request = &requests.requests[sequence.request];
             let sampling = &request.sampling;
-            let num_output = sequence.num_output();
-            let banned = if num_output < sampling.min_tokens { request.banned.as_slice() } else { &[] };
+            // Not that of the sequence, which knows the tokens of committed steps only.
+            let num_output = entry.start + entry.count - sequence.num_prompt;
             (0..entry.num_samples).map(move |choice| SampleRow {
                 temperature: sampling.temperature,
                 top_k: sampling.top_k,
@@ -216,9 +209,10 @@ impl Step {
                 seed: request.seed,
                 choice: sequence.turn.choice + choice,
                 step: u64::from(num_output),
-                banned,
+                banned: request.banned_after(num_output),
                 logit_bias: &sampling.logit_bias,
                 num_logprobs: sampling.logprobs,
+                needs_host: request.needs_host(num_output),
             })
         })
     }

@@ -44,12 +44,30 @@ pub(crate) struct Request {
     pub num_live: u32,
 }
 
-/// What an abort or a stop that came while the sequence was in flight does to it at the commit.
+impl Request {
+    /// Whether more than temperature, top-k, top-p and min-p decides the token after `num_output` others.
+    pub fn needs_host(&self, num_output: u32) -> bool {
+        let sampling = &self.sampling;
+        sampling.presence_penalty != 0.0
+            || sampling.frequency_penalty != 0.0
+            || sampling.repetition_penalty != 1.0
+            || !sampling.logit_bias.is_empty()
+            || sampling.logprobs.is_some()
+            || !self.banned_after(num_output).is_empty()
+    }
+
+    /// Tokens that cannot come after `num_output` others.
+    pub fn banned_after(&self, num_output: u32) -> &[u32] {
+        if num_output < self.sampling.min_tokens { &self.banned } else { &[] }
+    }
+}
+
+/// What happens at the commit to a sequence that came to its end while it was in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     None,
     Abort,
-    /// Nothing more is reported.
+    /// Nothing more is reported. What other steps in flight sample for it is void.
     Silent,
 }
 
@@ -61,6 +79,8 @@ pub(crate) struct Sequence {
     pub num_prompt: u32,
     /// Tokens whose keys and values are in the blocks.
     pub num_computed: u32,
+    /// These, and those that the steps in flight compute. One more than the tokens when it was planned ahead.
+    pub num_planned: u32,
     /// The length at which it ends.
     pub limit: u32,
     pub table: BlockTable,
@@ -78,8 +98,8 @@ pub(crate) struct Sequence {
     pub num_registered: u32,
     /// Content of the last of them; `None` when nothing that follows can be found.
     pub content: Option<Content>,
-    /// Part of a step that is not committed.
-    pub in_flight: bool,
+    /// Steps that it is part of and that are not committed: two when it was planned ahead.
+    pub in_flight: u32,
     /// The block that this step computes for it, when others could use it too.
     pub pending: Option<BlockHash>,
     pub ending: Ending,

@@ -11,7 +11,8 @@
 //! A share is half of what is left while others want some too: the first in turn is never slower than half speed,
 //! and a long prompt never stops those behind it. A sequence which finds no free block preempts the one whose turn is
 //! last; only one whose turn is later than its own, so that the first in turn always goes on and nobody starves. A
-//! sequence in a step that is not committed is neither planned again nor preempted.
+//! sequence in a step that is not committed is not preempted, and not planned again either, unless it may run ahead
+//! (`EngineConfig::async_decode`).
 
 use crate::blocks::{BlockId, BlockPool};
 use crate::config::EngineConfig;
@@ -19,7 +20,7 @@ use crate::hash::{BlockHash, BlockHasher};
 use crate::plan::{Entry, Step};
 use crate::prefix::{Content, Place};
 use crate::queue::Waiting;
-use crate::request::{Requests, Sequence, SequenceKey, Turn};
+use crate::request::{Ending, Requests, Sequence, SequenceKey, Turn};
 use crate::stats::Counters;
 
 /// A share is not cut below this many tokens: smaller ones cost more in steps than they give in fairness.
@@ -32,6 +33,7 @@ pub(crate) struct Scheduler {
     num_rows: usize,
     chunked: bool,
     caching: bool,
+    async_decode: bool,
     /// Tokens of one catching-up sequence in a step.
     threshold: u32,
     pub waiting: Waiting,
@@ -63,6 +65,7 @@ impl Scheduler {
             num_rows: config.max_num_seqs as usize,
             chunked: config.enable_chunked_prefill,
             caching: config.enable_prefix_caching,
+            async_decode: config.async_decode,
             threshold: if threshold == 0 || !config.enable_chunked_prefill { u32::MAX } else { threshold },
             waiting: Waiting::default(),
             running: Vec::with_capacity(config.max_num_seqs as usize),
@@ -102,17 +105,30 @@ impl Scheduler {
         // Preemption shortens the list behind the index, never before it.
         while let Some(&key) = self.running.get(index) {
             let sequence = &requests.sequences[key];
-            if !sequence.in_flight {
-                if sequence.num_missing() == 1 {
-                    self.run(requests, step, key, 1);
-                } else {
-                    self.behind.push(key);
-                }
-            } else {
+            if sequence.in_flight > 0 {
                 self.pending.extend(sequence.pending);
+                if self.may_run_ahead(requests, key) {
+                    self.run(requests, step, key, 1);
+                }
+            } else if sequence.num_missing() == 1 {
+                self.run(requests, step, key, 1);
+            } else {
+                self.behind.push(key);
             }
             index += 1;
         }
+    }
+
+    /// Whether a sequence in flight may get the token after the one that is being sampled.
+    fn may_run_ahead(&self, requests: &Requests, key: SequenceKey) -> bool {
+        // While blocks lack nobody does: who is in flight cannot be preempted, and one before it may wait for that.
+        if !self.async_decode || self.pressed {
+            return false;
+        }
+        let sequence = &requests.sequences[key];
+        let is_sampled = sequence.num_planned == sequence.len() && sequence.num_choices == 1;
+        let goes_on = sequence.ending == Ending::None && sequence.len() + 1 < sequence.limit;
+        is_sampled && goes_on && !requests.requests[sequence.request].needs_host(sequence.num_output())
     }
 
     fn catch_up(&mut self, requests: &mut Requests, step: &mut Step) {
@@ -206,6 +222,7 @@ impl Scheduler {
             }
             (0..num_blocks).for_each(|_| assert!(self.pool.grow(&mut sequence.table)));
             entry.count += count;
+            sequence.num_planned += count;
             entry.num_samples = if end + count == sequence.len() { sequence.num_choices } else { 0 };
             step.num_tokens += count;
             step.num_deltas += num_blocks as usize;
@@ -231,7 +248,7 @@ impl Scheduler {
     fn run(&mut self, requests: &mut Requests, step: &mut Step, key: SequenceKey, count: u32) -> bool {
         let (start, end, column, num_new, shared) = loop {
             let sequence = &requests.sequences[key];
-            let (start, end) = (sequence.num_computed, sequence.num_computed + count);
+            let (start, end) = (sequence.num_planned, sequence.num_planned + count);
             let column = (start / self.block_size) as usize;
             let num_columns = sequence.table.len();
             let num_new = (end.div_ceil(self.block_size) as usize).saturating_sub(num_columns);
@@ -261,9 +278,10 @@ impl Scheduler {
             }
         }
         (0..num_new).for_each(|_| assert!(self.pool.grow(&mut sequence.table)));
-        sequence.in_flight = true;
+        sequence.in_flight += 1;
+        sequence.num_planned = end;
         sequence.pending = None;
-        let num_samples = if end == sequence.len() { sequence.num_choices } else { 0 };
+        let num_samples = if end >= sequence.len() { sequence.num_choices } else { 0 };
         step.entries.push(Entry { key, start, count, num_samples });
         step.num_tokens += count;
         true
@@ -272,7 +290,7 @@ impl Scheduler {
     /// Preempts the last sequence in turn which is in no step; false when there is none after `turn`.
     fn preempt_after(&mut self, requests: &mut Requests, turn: Turn) -> bool {
         self.pressed = true;
-        let victim = self.running.iter().rposition(|&key| !requests.sequences[key].in_flight);
+        let victim = self.running.iter().rposition(|&key| requests.sequences[key].in_flight == 0);
         let Some(index) = victim.filter(|&index| requests.sequences[self.running[index]].turn > turn) else {
             return false;
         };
@@ -290,12 +308,13 @@ impl Scheduler {
         self.pool.release(&mut sequence.table);
         self.rows.extend(sequence.row.take().into_iter().chain(sequence.fork_rows.drain(..)));
         sequence.num_computed = 0;
+        sequence.num_planned = 0;
         sequence.num_synced = 0;
         sequence.num_registered = 0;
         sequence.content = Some(Content::ROOT);
     }
 
-    /// Ends a sequence, running or waiting.
+    /// Ends a sequence that is in no step, running or waiting.
     pub fn end(&mut self, requests: &mut Requests, key: SequenceKey) {
         let turn = requests.sequences[key].turn;
         if requests.sequences[key].row.is_some() {
@@ -415,6 +434,7 @@ impl Scheduler {
         let num_tokens = self.found.len() as u32 * self.block_size;
         sequence.num_registered += self.found.len() as u32;
         sequence.num_computed += num_tokens;
+        sequence.num_planned += num_tokens;
         if sequence.num_output() == 0 && sequence.num_preemptions == 0 {
             requests.requests[sequence.request].num_cached += num_tokens;
             self.counters.prefix_hits += u64::from(num_tokens);
@@ -444,10 +464,13 @@ impl Scheduler {
             let sequence = &sequences[key];
             rows.push(sequence.row.ok_or("a running sequence has no row")?);
             rows.extend(&sequence.fork_rows);
-            let (length, computed) = (sequence.table.len() as u32, sequence.num_computed);
-            if length < computed.div_ceil(self.block_size)
+            let (length, computed, planned) =
+                (sequence.table.len() as u32, sequence.num_computed, sequence.num_planned);
+            if length < planned.div_ceil(self.block_size)
+                || (computed == planned) != (sequence.in_flight == 0)
+                || planned > sequence.len() + u32::from(self.async_decode)
                 || sequence.num_synced > length
-                || sequence.num_missing() == 0
+                || sequence.num_missing() == 0 && sequence.in_flight == 0
             {
                 return Err(format!("{computed} tokens of a sequence are computed, in {length} blocks"));
             }
@@ -465,7 +488,8 @@ impl Scheduler {
         if !self.running.is_sorted_by_key(|&key| sequences[key].turn) {
             return Err("the running sequences are out of order".into());
         }
-        let idle = |key| sequences[key].row.is_none() && sequences[key].table.len() == 0 && !sequences[key].in_flight;
+        let idle =
+            |key| sequences[key].row.is_none() && sequences[key].table.len() == 0 && sequences[key].in_flight == 0;
         if !self.waiting.keys().all(idle) || self.waiting.len() + self.running.len() != sequences.len() {
             return Err("a waiting sequence holds something, or a sequence is nowhere".into());
         }

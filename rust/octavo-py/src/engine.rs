@@ -96,7 +96,7 @@ impl Engine {
     #[pyo3(signature = (endpoint, *, num_blocks, block_size, max_num_seqs, max_num_batched_tokens, max_model_len,
                         vocab_size, eos_token_ids, enable_prefix_caching = true, enable_chunked_prefill = true,
                         policy = "fcfs", max_num_queued_reqs = None, long_prefill_token_threshold = 0,
-                        max_logprobs = 20, seed = 0, device_work = None))]
+                        max_logprobs = 20, seed = 0, async_decode = false, device_work = None))]
     #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
     fn new(
         py: Python<'_>,
@@ -115,6 +115,7 @@ impl Engine {
         long_prefill_token_threshold: u32,
         max_logprobs: u32,
         seed: u64,
+        async_decode: bool,
         device_work: Option<&DeviceWork>,
     ) -> PyResult<Self> {
         let policy = match policy {
@@ -137,6 +138,7 @@ impl Engine {
             long_prefill_token_threshold,
             max_logprobs,
             seed,
+            async_decode,
             device_work: device_work.map(|work| work.0),
         };
         config.check().map_err(engine_error)?;

@@ -3,6 +3,7 @@
 //! `simulator` runs the plans on a cache that remembers histories, and `device` checks the columns that only a GPU needs;
 //! `random` lets chance choose the commands; the others each assert one behaviour.
 
+mod async_decode;
 mod attention_work;
 mod device;
 mod lifecycle;

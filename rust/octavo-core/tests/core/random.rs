@@ -1,6 +1,8 @@
 //! Chance chooses the limits, the requests and the order of events. After each of them the engine is whole and no
 //! budget is exceeded; after the last everybody has an answer and no block is held.
 
+use std::cell::Cell;
+
 use octavo_core::{DeviceWork, EngineConfig, Policy};
 use octavo_wire::{Command, FailReason, Submission};
 use proptest::prelude::*;
@@ -16,7 +18,8 @@ enum Event {
     Submit(Ask),
     Abort(usize),
     Stop(usize, u32),
-    Plan { broken: bool },
+    Plan { broken: bool, late: bool },
+    Run,
     Commit,
     Reset,
 }
@@ -56,11 +59,13 @@ impl Ask {
 
 fn limits() -> impl Strategy<Value = (EngineConfig, u32)> {
     let sizes = (1_u32..6, prop::sample::select(vec![1_u32, 2, 4, 5]), 6_u32..60, 0_u32..40);
-    let switches = (prop::bool::weighted(0.8), prop::bool::weighted(0.8), any::<bool>(), 0_u32..3, any::<bool>());
+    let switches = (prop::bool::weighted(0.8), prop::bool::weighted(0.8), any::<bool>(), 0_u32..3);
+    let for_gpus = (prop::bool::weighted(0.7), any::<bool>());
     let bits = prop::sample::select(vec![128_u32, 128, 5, 2, 0]);
-    (sizes, switches, bits, 0_u32..24).prop_map(|(sizes, switches, bits, more_blocks)| {
+    (sizes, switches, for_gpus, bits, 0_u32..24).prop_map(|(sizes, switches, for_gpus, bits, more_blocks)| {
         let (max_num_seqs, block_size, max_model_len, more_tokens) = sizes;
-        let (chunked, caching, by_priority, threshold, on_gpu) = switches;
+        let (chunked, caching, by_priority, threshold) = switches;
+        let (async_decode, on_gpu) = for_gpus;
         let limits = EngineConfig {
             // Tight: the longest request just fits, or a little more.
             num_blocks: max_model_len.div_ceil(block_size) + more_blocks,
@@ -73,6 +78,7 @@ fn limits() -> impl Strategy<Value = (EngineConfig, u32)> {
             policy: if by_priority { Policy::Priority } else { Policy::Fcfs },
             long_prefill_token_threshold: threshold * 3,
             max_num_queued_reqs: Some(20),
+            async_decode,
             device_work: on_gpu.then_some(WORK),
             ..config()
         };
@@ -104,13 +110,16 @@ fn event() -> impl Strategy<Value = Event> {
         20 => ask().prop_map(Event::Submit),
         4 => any::<usize>().prop_map(Event::Abort),
         4 => (any::<usize>(), 0_u32..5).prop_map(|(who, choice)| Event::Stop(who, choice)),
-        50 => prop::bool::weighted(0.02).prop_map(|broken| Event::Plan { broken }),
+        50 => (prop::bool::weighted(0.02), any::<bool>()).prop_map(|(broken, late)| Event::Plan { broken, late }),
+        10 => Just(Event::Run),
         40 => Just(Event::Commit),
         1 => Just(Event::Reset),
     ]
 }
 
-fn live(limits: EngineConfig, bits: u32, events: &[Event]) {
+/// The number of steps that hold tokens which nobody knew yet.
+fn live(limits: EngineConfig, bits: u32, events: &[Event]) -> usize {
+    let mut num_ahead = 0;
     let mut simulator = Simulator::with_hash_bits(limits.clone(), bits);
     let mut num_requests = 0;
     for event in events {
@@ -125,8 +134,13 @@ fn live(limits: EngineConfig, bits: u32, events: &[Event]) {
                 let n = simulator.clients.get(&request).map_or(1, |client| client.answers.len() as u32);
                 simulator.stop(request, choice % n);
             }
-            Event::Plan { broken } if simulator.in_flight.len() < 2 => {
-                simulator.plan(*broken);
+            Event::Plan { broken, late } if simulator.in_flight.len() < 2 => {
+                let planned = if *late { simulator.plan_late(*broken) } else { simulator.plan(*broken) };
+                num_ahead +=
+                    usize::from(planned.is_some_and(|(_, columns)| columns.input_ids.iter().any(|&id| id < 0)));
+            }
+            Event::Run => {
+                simulator.run();
             }
             Event::Plan { .. } | Event::Commit => simulator.commit(),
             Event::Reset => simulator.inbox.push(Command::ResetPrefixCache),
@@ -142,16 +156,19 @@ fn live(limits: EngineConfig, bits: u32, events: &[Event]) {
     }
     let stats = simulator.engine.stats();
     assert_eq!((stats.num_used_blocks, stats.num_wasted_slots, stats.num_running, stats.num_waiting), (0, 0, 0, 0));
+    num_ahead
 }
 
 fn live_often(cases: u32, num_events: usize) {
     let options = ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Default::default() };
+    let num_ahead = Cell::new(0);
     TestRunner::new(options)
         .run(&(limits(), prop::collection::vec(event(), num_events)), |((limits, bits), events)| {
-            live(limits, bits, &events);
+            num_ahead.set(num_ahead.get() + live(limits, bits, &events));
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));
+    assert!(num_ahead.get() > num_events * cases as usize / 100, "steps were planned ahead {} times", num_ahead.get());
 }
 
 #[test]

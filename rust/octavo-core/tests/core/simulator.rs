@@ -15,6 +15,7 @@ use octavo_core::{
 use octavo_wire::{Command, FailReason, FinishReason, Report, RequestId, Sampling, Submission};
 
 pub const EOS: u32 = 0;
+const RUBBISH: u64 = 0xbad;
 pub const VOCAB_SIZE: u32 = 64;
 
 pub fn config() -> EngineConfig {
@@ -33,6 +34,7 @@ pub fn config() -> EngineConfig {
         long_prefill_token_threshold: 0,
         max_logprobs: 3,
         seed: 7,
+        async_decode: false,
         device_work: None,
     }
 }
@@ -90,7 +92,7 @@ pub fn integers(layout: &ArenaLayout, arena: &[u8], name: &str, len: u32) -> Vec
 }
 
 /// A step's columns, copied out of the arena.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Columns {
     pub input_ids: Vec<i64>,
     pub positions: Vec<i64>,
@@ -129,6 +131,8 @@ struct Device {
     block_size: usize,
     slots: Vec<u64>,
     tables: Vec<Vec<i64>>,
+    /// By row; `None` where it is rubbish, or where the host samples.
+    last_sampled: Vec<Option<u32>>,
 }
 
 impl Device {
@@ -137,6 +141,7 @@ impl Device {
             block_size: config.block_size as usize,
             slots: vec![0; (config.num_blocks * config.block_size) as usize],
             tables: vec![vec![-1; config.max_blocks_per_seq() as usize]; config.max_num_seqs as usize],
+            last_sampled: vec![None; config.max_num_seqs as usize],
         }
     }
 
@@ -144,6 +149,11 @@ impl Device {
         let block = self.tables[row as usize][position / self.block_size];
         assert!(block >= 0, "row {row} has no block for position {position}");
         block as usize * self.block_size + position % self.block_size
+    }
+
+    /// The token that an element of `input_ids` stands for.
+    fn token(&self, input: i64) -> Option<u32> {
+        if input < 0 { self.last_sampled[(-1 - input) as usize] } else { Some(input as u32) }
     }
 
     /// Runs a step and returns the history at each token. `broken`: what it writes is rubbish.
@@ -174,10 +184,15 @@ impl Device {
             for (offset, token) in tokens.enumerate() {
                 assert_eq!(columns.positions[token] as usize, start + offset);
                 assert_eq!(columns.slot_mapping[token] as usize, self.slot(row, start + offset));
-                history = extend(history, columns.input_ids[token] as u32);
-                self.slots[columns.slot_mapping[token] as usize] = if broken { 0xbad } else { history };
+                let input = columns.input_ids[token];
+                assert!(input >= 0 || (-1 - input, columns.query_start[index + 1]) == (row, token as i64 + 1));
+                history = self.token(input).filter(|_| !broken).map_or(RUBBISH, |token| extend(history, token));
+                self.slots[columns.slot_mapping[token] as usize] = history;
                 histories.push(history);
             }
+        }
+        if broken {
+            columns.sample_row.iter().for_each(|&row| self.last_sampled[row as usize] = None);
         }
         histories
     }
@@ -223,13 +238,22 @@ impl Reports {
     }
 }
 
+/// A step in flight.
+pub struct Flight {
+    pub plan: Plan,
+    columns: Columns,
+    /// It is to fail.
+    broken: bool,
+    /// The device has done it.
+    done: bool,
+}
+
 pub struct Simulator {
     pub engine: Engine,
     pub inbox: Inbox,
     pub clients: BTreeMap<RequestId, Client>,
     pub reports: Reports,
-    /// Steps in flight; whether they broke.
-    pub in_flight: VecDeque<(Plan, bool)>,
+    pub in_flight: VecDeque<Flight>,
     pub arenas: HeapArenas,
     device: Device,
 }
@@ -280,6 +304,13 @@ impl Simulator {
 
     /// Plans a step and runs it at once; it is in flight until `commit`. A broken step is to fail there.
     pub fn plan(&mut self, broken: bool) -> Option<(Plan, Columns)> {
+        let planned = self.plan_late(broken);
+        while self.run() {}
+        planned
+    }
+
+    /// Plans a step that the device runs later: at `run`, after the next `plan`, or at its `commit`.
+    pub fn plan_late(&mut self, broken: bool) -> Option<(Plan, Columns)> {
         let plan = self.engine.plan(Duration::ZERO, &mut self.arenas).expect("an arena is free");
         self.receive();
         let plan = plan?;
@@ -297,23 +328,43 @@ impl Simulator {
         assert_eq!(rows.len(), columns.sample_row.len(), "a row samples twice in a step");
 
         self.check_device_columns(&plan, &columns);
+        self.in_flight.push_back(Flight { plan, columns: columns.clone(), broken, done: false });
+        Some((plan, columns))
+    }
+
+    /// The device runs the next step; false when none waits.
+    pub fn run(&mut self) -> bool {
+        let Some(flight) = self.in_flight.iter_mut().find(|flight| !flight.done) else { return false };
+        flight.done = true;
+        let (plan, columns, broken) = (flight.plan, flight.columns.clone(), flight.broken);
         let histories = self.device.run(&columns, broken);
         if !broken {
             self.sample(&plan, &columns, &histories);
         }
-        self.in_flight.push_back((plan, broken));
-        Some((plan, columns))
+        true
     }
 
     /// Checks what each sample sees, and writes its token.
     fn sample(&mut self, plan: &Plan, columns: &Columns, histories: &[u64]) {
         let mut sampled = Vec::new();
         let mut rows = self.engine.sampling(plan.epoch).expect("the step is in flight");
-        for &token in &columns.logits_index {
+        for (&token, &sample_row) in columns.logits_index.iter().zip(&columns.sample_row) {
             let row = rows.next().expect("each sample has a row");
-            let tokens: Vec<u32> = row.prompt.iter().chain(row.output).copied().collect();
+            let mut tokens: Vec<u32> = row.prompt.iter().chain(row.output).copied().collect();
             let index = columns.query_start.partition_point(|&start| start <= token) - 1;
+            let input = columns.input_ids[token as usize];
+            let Some(last) = self.device.token(input) else {
+                // The step before it broke.
+                sampled.push(EOS);
+                self.device.last_sampled[sample_row as usize] = None;
+                continue;
+            };
+            if tokens.len() + 1 == columns.seq_len[index] as usize {
+                assert!(input < 0, "a token is missing that is known");
+                tokens.push(last);
+            }
             assert_eq!(columns.seq_len[index] as usize, tokens.len());
+            assert_eq!(tokens.last(), Some(&last));
             let mut history = 1;
             for (position, &token) in tokens.iter().enumerate() {
                 history = extend(history, token);
@@ -321,10 +372,12 @@ impl Simulator {
                 assert_eq!(self.device.slots[slot], history, "position {position} is another's");
             }
             assert_eq!(histories[token as usize], history);
-            assert_eq!(row.step as usize, row.output.len());
+            assert_eq!(row.step as usize, tokens.len() - row.prompt.len());
             let choice = answer(history, row.choice);
             let allowed = (0..VOCAB_SIZE).map(|offset| (choice + offset) % VOCAB_SIZE);
-            sampled.push(allowed.into_iter().find(|token| !row.banned.contains(token)).expect("one is allowed"));
+            let choice = allowed.into_iter().find(|token| !row.banned.contains(token)).expect("one is allowed");
+            sampled.push(choice);
+            self.device.last_sampled[sample_row as usize] = (!row.needs_host).then_some(choice);
         }
         assert!(rows.next().is_none());
         drop(rows);
@@ -344,7 +397,10 @@ impl Simulator {
 
     /// Commits the oldest step in flight, or lets it fail when it was broken.
     pub fn commit(&mut self) {
-        let Some((plan, broken)) = self.in_flight.pop_front() else { return };
+        if self.in_flight.front().is_some_and(|flight| !flight.done) {
+            self.run();
+        }
+        let Some(Flight { plan, broken, .. }) = self.in_flight.pop_front() else { return };
         if broken {
             self.engine.fail(plan.epoch, "broken").expect("the step is the oldest");
         } else {
@@ -358,18 +414,20 @@ impl Simulator {
         self.engine.commit(epoch, &mut self.arenas)
     }
 
-    /// One step at a time, until nothing runs; the number of steps.
+    /// As the engine's loop does it, until nothing runs; the number of steps.
     pub fn finish(&mut self) -> usize {
-        while !self.in_flight.is_empty() {
-            self.commit();
-        }
+        let most = if self.engine.config().async_decode { 2 } else { 1 };
         let mut steps = 0;
-        while self.plan(false).is_some() {
+        loop {
+            while self.in_flight.len() < most && self.plan(false).is_some() {
+                steps += 1;
+                assert!(steps < 100_000, "the engine goes on for ever");
+            }
+            if self.in_flight.is_empty() {
+                return steps;
+            }
             self.commit();
-            steps += 1;
-            assert!(steps < 100_000, "the engine goes on for ever");
         }
-        steps
     }
 
     pub fn check(&self) {
