@@ -32,7 +32,7 @@ from octavo.config import (
     SchedulingPolicy,
 )
 from octavo.engine.build import build_engine
-from octavo.engine.loop import turn
+from octavo.engine.loop import EngineLoop
 from octavo.engine.start import prepare
 from octavo.inputs import Input, Prompt, TextPrompt, TokensPrompt, parse_prompts
 from octavo.outputs import RequestOutput
@@ -154,6 +154,7 @@ class LLM:
         self._tokenizer = None if prepared.checkpoint is None else prepared.checkpoint.tokenizer()
         front, back = Endpoint.pair()
         self._engine, self._backend = build_engine(prepared.start, back)
+        self._loop = EngineLoop(self._engine, self._backend)
         self._frontend = Frontend(
             front,
             self._tokenizer,
@@ -303,7 +304,7 @@ class LLM:
             events = self._frontend.drain()
             if events:
                 yield sum(collector.take(event) for event in events)
-            if collector.pending and not turn(self._engine, self._backend, timeout=0.0):
+            if collector.pending and not self._loop.turn(timeout=0.0):
                 # Prompts are still being tokenized, or the last tokens turned into text.
                 self._frontend.wait(0.01)
 

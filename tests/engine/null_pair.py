@@ -8,7 +8,7 @@ from typing import Any
 
 from octavo._core import Accepted, Delta, Engine, Failed, Frontend, Sampling, Tokenizer
 from octavo.backends.null import NullBackend
-from octavo.engine.loop import turn
+from octavo.engine.loop import EngineLoop
 
 TOKEN = 5
 VOCABULARY = ["<s>", "</s>", "a", "b", "c", "xy", "é", "z"]
@@ -68,7 +68,7 @@ class Pair:
                 self.events += self.frontend.drain()
                 return self.events[first:]
             assert time.monotonic() < deadline, f"still open: {self.frontend.num_open}, events: {self.events[first:]}"
-            if not turn(self.engine, self.backend, timeout=0.0):
+            if not EngineLoop(self.engine, self.backend).turn(timeout=0.0):
                 self.frontend.wait(0.01)
 
     def idle(self) -> bool:

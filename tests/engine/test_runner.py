@@ -13,7 +13,7 @@ from octavo._core import Delta, Endpoint, Engine, Failed, Frontend, Sampling
 from octavo.backends.base import Backend
 from octavo.config import CacheConfig, DeviceConfig, EngineConfig, Executor, ModelConfig, SchedulerConfig
 from octavo.engine.build import build_engine
-from octavo.engine.loop import turn
+from octavo.engine.loop import EngineLoop
 from octavo.engine.start import prepare
 
 VOCABULARY = 97
@@ -36,7 +36,7 @@ class Running:
                 assert not isinstance(event, Failed), event.message
                 if isinstance(event, Delta):
                     tokens.setdefault(event.request, []).extend(event.token_ids)
-            if not turn(self.engine, self.backend, timeout=0.0):
+            if not EngineLoop(self.engine, self.backend).turn(timeout=0.0):
                 self.frontend.wait(0.01)
         for event in self.frontend.drain():
             if isinstance(event, Delta):
@@ -109,7 +109,7 @@ def test_pythons_work_does_not_depend_on_the_batch(start: Callable[..., Running]
         for index in range(batch):
             running.submit([index + 1, 2], max_tokens=30)
         while running.engine.stats.generation_tokens < 3 * batch:
-            turn(running.engine, running.backend, timeout=0.1)
+            EngineLoop(running.engine, running.backend).turn(timeout=0.1)
         counts.append(python_calls(running))
         running.finish()
     assert counts[0] == counts[1]

@@ -12,7 +12,7 @@ from null_pair import DEADLINE, TOKEN, Pair, greedy
 
 from octavo._core import Endpoint, Engine, Failed
 from octavo.backends.base import aligned_bytes
-from octavo.engine.loop import turn
+from octavo.engine.loop import EngineLoop
 
 
 def test_a_stale_epoch_is_an_error(pair: Pair) -> None:
@@ -94,9 +94,10 @@ def calls_of_one_turn(pair: Pair) -> Counter[str]:
         elif event == "c_call":
             counter["native"] += 1
 
+    loop = EngineLoop(pair.engine, pair.backend)
     sys.setprofile(profile)
     try:
-        assert turn(pair.engine, pair.backend, timeout=1.0)
+        assert loop.turn(timeout=1.0)
     finally:
         sys.setprofile(None)
     return counter

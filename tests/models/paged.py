@@ -111,9 +111,9 @@ class PagedDecoder(Paged):
         kernels = CpuKernels(2)
         super().__init__(spec, kernels, dtype, MAX_LEN)
         parameters = load_parameters(spec, checkpoint, dtype)
-        self.decoder = Decoder(spec, parameters, CpuOps(kernels), max_model_len=MAX_LEN)
+        self.decoder = Decoder(spec, parameters, CpuOps(kernels))
         assert not parameters, "every parameter has a reader"
-        self.attention = CpuAttention(spec, self.cache)
+        self.attention = CpuAttention(spec, self.cache, kernels, max_model_len=MAX_LEN)
 
     def logits(self, arena: dict[str, np.ndarray], num_deltas: int) -> torch.Tensor:
         total = len(arena["ids"])
@@ -122,9 +122,9 @@ class PagedDecoder(Paged):
         self.attention.begin_step(arena, SimpleNamespace(**counts, num_block_copies=0))
         ids = torch.zeros(max(total, MIN_ROWS), dtype=torch.int32)
         ids[:total] = torch.from_numpy(arena["ids"])
-        positions, index = torch.from_numpy(arena["positions"]), torch.arange(total, dtype=torch.int32)
+        index = torch.arange(total, dtype=torch.int32)
         with torch.inference_mode():
-            return self.decoder.forward(ids, positions, index, self.attention).clone()
+            return self.decoder.forward(ids, index, self.attention).clone()
 
 
 class NativePagedDecoder(Paged):

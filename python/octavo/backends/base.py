@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo._core import Engine, Plan
+from octavo._core import DeviceWork, Engine, Plan
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
@@ -25,14 +25,34 @@ class Backend(Protocol):
     def info(self) -> dict[str, Any]:
         """For the ready report: dtype, device, isa, threads, load_seconds, as far as they mean something here."""
 
+    steps_ahead: int
+    """How many steps may be started before one is finished: 1 where `execute` only enqueues."""
+
+    @property
+    def device_work(self) -> DeviceWork | None:
+        """What plans need to know of a device that takes the arena as a whole; None: it is read in place."""
+
     def bind(self, engine: Engine) -> None:
         """Allocates the arenas and gives them to the engine. Called once, before the first plan."""
 
     def execute(self, plan: Plan) -> None:
-        """Runs the step: reads the input columns of arena `plan.arena`, fills its output columns.
+        """Runs the step, or starts it: reads the input columns of arena `plan.arena`, fills its output columns.
 
         Samples 0 to plan.num_samples - 1 need a token. Whatever it raises fails the requests of this step only.
         """
+
+    def finish(self, plan: Plan) -> None:
+        """Waits until the step's output columns are filled. Called once for each step, in order."""
+
+
+class HostBackend:
+    """What backends have in common that read the arena in place, and are done with a step when `execute` returns."""
+
+    steps_ahead = 0
+    device_work: DeviceWork | None = None
+
+    def finish(self, plan: Plan) -> None:
+        pass
 
 
 def aligned_bytes(size: int) -> NDArray[np.uint8]:

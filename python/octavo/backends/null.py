@@ -4,10 +4,10 @@ import time
 from typing import Any
 
 from octavo._core import Engine, Plan
-from octavo.backends.base import Arena, bind_arenas
+from octavo.backends.base import Arena, HostBackend, bind_arenas
 
 
-class NullBackend:
+class NullBackend(HostBackend):
     """Samples `token` with log-probability 0 and rank 1. A step takes `step_seconds` or more, as if a device ran it."""
 
     def __init__(self, token: int, step_seconds: float = 0.0) -> None:

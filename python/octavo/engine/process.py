@@ -14,8 +14,8 @@ import msgspec
 
 import octavo.engine.quiet_numpy  # noqa: F401  before all that imports NumPy
 from octavo._core import Endpoint
-from octavo.engine import loop
 from octavo.engine.build import build_engine
+from octavo.engine.loop import EngineLoop
 from octavo.engine.start import EngineStart
 from octavo.errors import ModelError
 
@@ -37,7 +37,7 @@ def main() -> int:
     except (ModelError, MemoryError) as error:
         print(f"octavo: error: {error or 'out of memory while loading'}", file=sys.stderr)
         return 1
-    loop.run(engine, backend)
+    EngineLoop(engine, backend).run()
     return 0
 
 

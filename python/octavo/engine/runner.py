@@ -18,7 +18,7 @@ class Runner:
     def __init__(self, engine: Engine, decoder: Decoder, attention: CpuAttention, kernels: CpuKernels) -> None:
         self._engine, self._decoder, self._attention, self._kernels = engine, decoder, attention, kernels
         self._arenas = bind_arenas(engine)
-        names = ("input_ids", "positions", "logits_index")
+        names = ("input_ids", "logits_index")
         self._tensors = [{name: torch.from_numpy(arena[name]) for name in names} for arena in self._arenas]
 
     def step(self, plan: Plan) -> None:
@@ -28,7 +28,6 @@ class Runner:
         with torch.inference_mode():
             logits = self._decoder.forward(
                 columns["input_ids"][: max(plan.num_tokens, MIN_ROWS)],
-                columns["positions"][: plan.num_tokens],
                 columns["logits_index"][: plan.num_samples],
                 self._attention,
             )

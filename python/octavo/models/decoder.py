@@ -1,95 +1,89 @@
 """The one torch decoder, built from a spec.
 
-A batch is flat: the tokens of all requests one after another, without padding. Norms, rotation, activation and
-attention are the device's (`DeviceOps`), products are torch's; the residual stream is float32.
+A batch is flat: the tokens of all requests one after another, without padding. Norms, activation and attention are the
+device's (`DeviceOps`, `Attention`), products are torch's; the residual stream is float32.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
-from octavo.layers.linear import Linear
-from octavo.models.rope import cos_sin_table
 from octavo.models.spec import DecoderSpec
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+"""[rows, in] -> [rows, out], in the type of the device's activations."""
 
 
 class Attention(Protocol):
-    """The step's attention over what the cache holds of each request."""
+    """The step's attention over what the cache holds of each request. Knows the positions of the step's tokens."""
 
     def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: int
+        self, layer: int, qkv: torch.Tensor, query_norm: torch.Tensor | None, key_norm: torch.Tensor | None
     ) -> torch.Tensor:
-        """query f32[T, query_size], key, value f32[T, kv_size] -> f32[rows, query_size]; rows behind T are finite."""
+        """qkv [rows, query_size + 2 kv_size] -> [rows, query_size].
+
+        Normalises the heads of query and key where there are weights for it, rotates both, stores key and value, and
+        attends. Rows behind the step's tokens give anything.
+        """
 
 
 class DeviceOps(Protocol):
-    """What a decoder asks of a device beside products. All tensors are float32 and contiguous."""
+    """What a decoder asks of a device beside attention. Tensors are contiguous; x is of the activations' type."""
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, eps: float) -> None:
-        """out = x, each row of len(weight) divided by its root mean square, times weight. `out` may be `x`."""
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+        """x Wᵀ + b. Owns the weight [out, in], which may be reordered."""
 
-    def add_rms_norm(self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
-        """residual += x, then x = rms_norm(residual), both in place."""
+    def head(self, weight: torch.Tensor, *, is_embedding: bool) -> Product:
+        """The same to float32 logits. The embedding itself is not reordered."""
 
-    def rope(self, x: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor, head_dim: int) -> None:
-        """Rotates the heads of x [T, heads * head_dim] in place."""
+    def rms_norm(self, rows: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """x and the residual f32: the rows of the embedding, each divided by its root mean square, times weight."""
 
-    def silu_mul(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
-        """out [rows, I] = silu of the first half of gate_up [rows, 2 I], times the second."""
+    def add_rms_norm(self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """residual += x, in place; returns rms_norm(residual). May overwrite x."""
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """silu of the first half of gate_up [rows, 2 I], times the second. Valid until the next call."""
 
 
 class Decoder:
     """`parameters` (see layout.py) are taken over: the dict is emptied as the layers are built."""
 
-    def __init__(
-        self, spec: DecoderSpec, parameters: dict[str, torch.Tensor], ops: DeviceOps, *, max_model_len: int
-    ) -> None:
+    def __init__(self, spec: DecoderSpec, parameters: dict[str, torch.Tensor], ops: DeviceOps) -> None:
         self.spec = spec
         self._ops = ops
         self._embedding = parameters.pop("embedding")
-        self._layers = [_Layer(spec, index, parameters) for index in range(spec.num_layers)]
+        self._layers = [_Layer(spec, index, parameters, ops) for index in range(spec.num_layers)]
         self._final_norm = parameters.pop("final_norm")
-        self._head = Linear(self._embedding, reorder=False) if spec.tied_head else Linear(parameters.pop("head"))
-        self._cos_sin = torch.from_numpy(cos_sin_table(spec.rope, max_model_len))
+        head = self._embedding if spec.tied_head else parameters.pop("head")
+        self._head = ops.head(head, is_embedding=spec.tied_head)
         following = [layer.attention_norm for layer in self._layers[1:]]
         self._next_norms = [*following, self._final_norm]
 
-    def forward(
-        self, input_ids: torch.Tensor, positions: torch.Tensor, logits_index: torch.Tensor, attention: Attention
-    ) -> torch.Tensor:
-        """f32 [S, vocab_size]: the logits of the tokens logits_index i32[S].
+    def forward(self, input_ids: torch.Tensor, logits_index: torch.Tensor | None, attention: Attention) -> torch.Tensor:
+        """f32 [S, vocab_size]: the logits of the tokens logits_index i32[S]; None: of all.
 
-        input_ids i32[rows] may be longer than positions i32[T] (see MIN_ROWS): what it holds behind T is computed
-        and never read.
+        input_ids i32[rows] may be longer than the step (see MIN_ROWS): what it holds behind is computed and never read.
         """
-        spec, ops, eps = self.spec, self._ops, self.spec.norm_eps
-        tokens, rows = positions.shape[0], input_ids.shape[0]
-        sizes = [spec.query_size, spec.kv_size, spec.kv_size]
-        residual = torch.index_select(self._embedding, 0, input_ids).float()
-        x = torch.empty_like(residual)
-        activated = x.new_empty(rows, spec.intermediate_size)
-        ops.rms_norm(residual, self._layers[0].attention_norm, x, eps)
+        ops, eps = self._ops, self.spec.norm_eps
+        rows = torch.index_select(self._embedding, 0, input_ids)
+        x, residual = ops.rms_norm(rows, self._layers[0].attention_norm, eps)
         for index, layer in enumerate(self._layers):
-            query, key, value = (part.contiguous() for part in torch.split(layer.qkv(x)[:tokens], sizes, dim=1))
-            if layer.query_norm is not None and layer.key_norm is not None:
-                ops.rms_norm(query, layer.query_norm, query, eps)
-                ops.rms_norm(key, layer.key_norm, key, eps)
-            ops.rope(query, positions, self._cos_sin, spec.head_dim)
-            ops.rope(key, positions, self._cos_sin, spec.head_dim)
-            x = layer.output(attention(index, query, key, value, rows))
-            ops.add_rms_norm(x, residual, layer.mlp_norm, eps)
-            ops.silu_mul(layer.gate_up(x), activated)
-            x = layer.down(activated)
-            ops.add_rms_norm(x, residual, self._next_norms[index], eps)
-        return self._head(torch.index_select(x, 0, logits_index))
+            x = layer.output(attention(index, layer.qkv(x), layer.query_norm, layer.key_norm))
+            x = ops.add_rms_norm(x, residual, layer.mlp_norm, eps)
+            x = layer.down(ops.silu_mul(layer.gate_up(x)))
+            x = ops.add_rms_norm(x, residual, self._next_norms[index], eps)
+        return self._head(x if logits_index is None else torch.index_select(x, 0, logits_index))
 
 
 class _Layer:
     __slots__ = ("attention_norm", "down", "gate_up", "key_norm", "mlp_norm", "output", "qkv", "query_norm")
 
-    def __init__(self, spec: DecoderSpec, index: int, parameters: dict[str, torch.Tensor]) -> None:
-        def linear(name: str) -> Linear:
-            return Linear(parameters.pop(f"layers.{index}.{name}"), parameters.pop(f"layers.{index}.{name}.bias", None))
+    def __init__(self, spec: DecoderSpec, index: int, parameters: dict[str, torch.Tensor], ops: DeviceOps) -> None:
+        def linear(name: str) -> Product:
+            weight = parameters.pop(f"layers.{index}.{name}")
+            return ops.linear(weight, parameters.pop(f"layers.{index}.{name}.bias", None))
 
         def norm(name: str) -> torch.Tensor:
             return parameters.pop(f"layers.{index}.{name}")

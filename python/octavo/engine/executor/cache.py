@@ -1,4 +1,4 @@
-"""The KV cache of both executors."""
+"""The KV cache of both executors on a CPU."""
 
 from octavo._core import CpuKernels, Engine, PagedKvCache
 from octavo.engine.memory import MemoryPlan
@@ -9,6 +9,8 @@ def paged_kv_cache(
     kernels: CpuKernels, spec: DecoderSpec, memory: MemoryPlan, engine: Engine, *, max_num_seqs: int
 ) -> PagedKvCache:
     """As many blocks as the plan says, and a block table for `engine`'s requests."""
+    if memory.kv_dtype == "fp8":
+        raise ValueError("a CPU has no KV cache in fp8")
     return PagedKvCache(
         kernels,
         num_layers=spec.num_layers,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from octavo._core import CpuKernels, Engine, NativeDecoder, PagedKvCache, Plan
-from octavo.backends.base import bind_arenas
+from octavo.backends.base import HostBackend, bind_arenas
 from octavo.engine.executor.cache import paged_kv_cache
 from octavo.engine.start import EngineStart
 from octavo.models.checkpoint import Checkpoint
@@ -13,7 +13,7 @@ from octavo.models.rope import cos_sin_table
 from octavo.models.spec import DecoderSpec
 
 
-class NativeExecutor:
+class NativeExecutor(HostBackend):
     """A `Backend` on the CPU. Keeps nothing of the checkpoint: the mapped file is let go with it."""
 
     def __init__(self, start: EngineStart, checkpoint: Checkpoint) -> None:

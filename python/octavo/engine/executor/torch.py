@@ -5,6 +5,7 @@ from typing import Any, cast
 import torch
 
 from octavo._core import CpuKernels, Engine, Plan
+from octavo.backends.base import HostBackend
 from octavo.backends.cpu import CpuAttention, CpuOps
 from octavo.engine.executor.cache import paged_kv_cache
 from octavo.engine.runner import Runner
@@ -16,7 +17,7 @@ from octavo.models.registry import spec_for
 from octavo.models.weights import load_parameters, random_parameters
 
 
-class TorchExecutor:
+class TorchExecutor(HostBackend):
     """A `Backend` on the CPU. torch and the kernels have a pool each, of the same size, and take turns."""
 
     def __init__(self, start: EngineStart, checkpoint: Checkpoint) -> None:
@@ -31,7 +32,7 @@ class TorchExecutor:
             if model.load_format == "dummy"
             else load_parameters(spec, checkpoint, dtype)
         )
-        self._decoder = Decoder(spec, parameters, CpuOps(self._kernels), max_model_len=memory.max_model_len)
+        self._decoder = Decoder(spec, parameters, CpuOps(self._kernels))
         self._runner: Runner | None = None
 
     @property
@@ -41,7 +42,8 @@ class TorchExecutor:
     def bind(self, engine: Engine) -> None:
         spec, memory = self._decoder.spec, self._memory
         cache = paged_kv_cache(self._kernels, spec, memory, engine, max_num_seqs=self._max_num_seqs)
-        self._runner = Runner(engine, self._decoder, CpuAttention(spec, cache), self._kernels)
+        attention = CpuAttention(spec, cache, self._kernels, max_model_len=memory.max_model_len)
+        self._runner = Runner(engine, self._decoder, attention, self._kernels)
 
     def execute(self, plan: Plan) -> None:
         if self._runner is None:
