@@ -1,7 +1,8 @@
-"""The command line: `octavo serve`, `octavo chat`, `octavo complete`.
+"""The command line: `octavo serve`, `octavo chat`, `octavo complete`, `octavo doctor`.
 
     main (here) → serve.py, chat.py → arguments.py → flags.py, known.py
                           chat.py → client.py → a server
+           doctor.py → the devices
 
 Each command is imported when it is asked for, so that `--version` and `--help` answer at once. An error that the user
 can mend is one line on stderr: exit code 2 when the command line is wrong, 1 for all else.
@@ -17,8 +18,14 @@ COMMANDS = {
     "serve": "answer the OpenAI API over HTTP",
     "chat": "talk to a model in the terminal",
     "complete": "let a model continue texts in the terminal",
+    "doctor": "say what this machine has, and what octavo can use of it",
 }
-MODULES = {"serve": "octavo.cli.serve", "chat": "octavo.cli.chat", "complete": "octavo.cli.chat"}
+MODULES = {
+    "serve": "octavo.cli.serve",
+    "chat": "octavo.cli.chat",
+    "complete": "octavo.cli.chat",
+    "doctor": "octavo.cli.doctor",
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
