@@ -32,6 +32,9 @@ test-cuda-host: $(DONE)/dev ## run all cases of the CUDA kernels on the CPU, and
 cuda-kernels: $(DONE)/nvrtc ## compile the CUDA kernels for every GPU, without one; writes docs/cuda-kernels.md
 	@$(BIN)/python scripts/cuda_kernels.py --write docs/cuda-kernels.md
 
+check-gpu: ## check kernels and engine on this machine's GPU and measure them, in under 9 minutes; WHEELS=FOLDER installs from files
+	@python3 scripts/check_gpu.py $(if $(WHEELS),--wheels $(WHEELS))
+
 lint: $(DONE)/dev ## run the checks that need no test run: formats, clippy, ruff, mypy, stubtest
 	@scripts/check.sh lint
 
@@ -44,7 +47,7 @@ bench: $(DONE)/dev ## run the benchmarks; JSON goes to target/bench
 	@mkdir -p target/bench
 	@for bench in benches/*.py; do \
 	  name=$$(basename "$$bench" .py); \
-	  case $$name in _*|kernels|peers|perplexity) continue ;; esac; \
+	  case $$name in _*|gpu|kernels|peers|perplexity) continue ;; esac; \
 	  echo "== $$name"; $(BIN)/python "$$bench" --json "target/bench/$$name.json"; \
 	done
 
@@ -70,7 +73,7 @@ install: $(DONE)/octavo $(DONE)/base ## build octavo and install it in .venv, wi
 clean: ## remove everything that these commands made
 	rm -rf $(VENV) target tests/e2e/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test test-cuda-host cuda-kernels lint format bench bench-kernels bench-peers bench-perplexity peers install clean tools
+.PHONY: help demo test test-cuda-host check-gpu cuda-kernels lint format bench bench-kernels bench-peers bench-perplexity peers install clean tools
 
 # Looks at the tools every time, which takes no time, and makes the environment the first time.
 tools:

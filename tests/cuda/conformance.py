@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from host import HostKernels, Schedule, guarded
+from host import EmulatedKernels, Schedule, guarded
 from narrow import DECODE, ENCODE
 from numpy.typing import NDArray
 
@@ -95,8 +95,8 @@ EXPERIMENTS = _experiments()
 
 
 @cache
-def _host_kernels() -> HostKernels:
-    return HostKernels(SOURCE)
+def _host_kernels() -> EmulatedKernels:
+    return EmulatedKernels(SOURCE)
 
 
 def on_host(experiment: Experiment, schedule: Schedule | None = None) -> Array:

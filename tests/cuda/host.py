@@ -22,6 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "cuda"
 BUILDS = ROOT / "target" / "cuda-host"
+EMULATED = True
+"""Whether kernels run on this CPU; conftest.py puts device.py in this module's place for a GPU."""
 MAP_NORESERVE = 0x4000
 """Of Linux; mmap has it from Python 3.13 on."""
 FLAGS = (
@@ -132,6 +134,9 @@ class HostKernels:
         if fault:
             raise KernelFault(fault.decode())
 
+
+EmulatedKernels = HostKernels
+"""Stays on the CPU when conftest.py replaces HostKernels."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
