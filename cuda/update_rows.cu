@@ -30,7 +30,8 @@ update_rows(const __grid_constant__ UpdateRowsCall call) {
         call.delta_block[i];
   for (int i = thread; i < call.num_padded_tokens; i += num_threads) {
     const int id = i < num_tokens ? call.input_ids[i] : 0;
-    call.tokens[i] = id >= 0 ? id : call.last_token[-1 - id];
+    // Where nothing could be sampled stands -1; the request ends, and what is computed for it is not used.
+    call.tokens[i] = id >= 0 ? id : max(0, call.last_token[-1 - id]);
   }
 }
 OCTAVO_KERNEL(update_rows, NUM_THREADS, 0)

@@ -13,12 +13,12 @@ Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 Executor = Literal["auto", "native", "torch"]
 Quantization = Literal["int8", "int4", "gguf"]
-KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
+KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8", "fp8"]
 SchedulingPolicy = Literal["fcfs", "priority"]
 EngineBackend = Literal["model", "null"]
 
 DTYPE_SPELLINGS = {"half": "float16", "float": "float32"}
-KV_CACHE_DTYPE_SPELLINGS = {**DTYPE_SPELLINGS, "int8_per_token_head": "int8"}
+KV_CACHE_DTYPE_SPELLINGS = {**DTYPE_SPELLINGS, "int8_per_token_head": "int8", "fp8_e4m3": "fp8"}
 """vLLM's other words for what octavo does."""
 
 
@@ -98,6 +98,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     long_prefill_token_threshold: int = 0
     """Prompt tokens of one request in one step, at most; 0 lets the scheduler share fairly."""
     max_logprobs: int = 20
+    async_scheduling: bool = True
+    """On a GPU, a step is planned while the one before runs; its tokens are filled in there."""
 
     def __post_init__(self) -> None:
         _check("max_num_seqs", self.max_num_seqs, at_least=1)
@@ -114,8 +116,14 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True):
     cpu_threads: int | None = None
     """None: the cores that this process may use."""
     enforce_eager: bool = False
+    cudagraph_capture_sizes: tuple[int, ...] | None = None
+    """Requests of a decoding step that has a CUDA graph. None: 1, 2, 4, multiples of 8 to 256 and of 16 to 512."""
+    max_cudagraph_capture_size: int | None = None
+    """None: max_num_seqs, at most 512."""
 
     def __post_init__(self) -> None:
+        for size in (*(self.cudagraph_capture_sizes or ()), self.max_cudagraph_capture_size):
+            _check("cudagraph_capture_sizes", size, at_least=1)
         _check_choice("device", self.device, Device)
         _check_choice("executor", self.executor, Executor)
         _check("cpu_threads", self.cpu_threads, at_least=1)

@@ -127,7 +127,7 @@ def test_keys_from_the_environment() -> None:
         (["-q", "awq"], "--quantization: must be one of int8, int4, gguf, not 'awq'"),
         (
             ["--kv-cache-dtype", "fp8_e5m2"],
-            "--kv-cache-dtype: must be one of auto, float32, float16, bfloat16, int8, not 'fp8_e5m2'",
+            "--kv-cache-dtype: must be one of auto, float32, float16, bfloat16, int8, fp8, not 'fp8_e5m2'",
         ),
         (["--executor", "cuda"], "--executor: must be one of auto, native, torch, not 'cuda'"),
         (["--task", "embed"], "--task: octavo does not do this yet"),

@@ -43,12 +43,13 @@ def check(case: Case, schedule: Schedule, folder: Path = KERNELS) -> None:
     expected_table[deltas[0, : case.num_deltas], deltas[1, : case.num_deltas]] = deltas[2, : case.num_deltas]
 
     num_padded = case.num_tokens + case.padding
-    last_token = guarded(random.integers(0, 50000, num_rows).astype(np.int32))
+    last_token = guarded(random.integers(-1, 50000, num_rows).astype(np.int32))
+    last_token[::3] = -1  # nothing could be sampled
     ids = np.full(num_padded, -WILD, np.int32)
     ids[: case.num_tokens] = random.integers(0, 50000, case.num_tokens)
     from_row = random.random(case.num_tokens) < case.sampled
     ids[: case.num_tokens][from_row] = -1 - random.integers(0, num_rows, int(from_row.sum()))
-    expected = np.where(ids >= 0, ids, last_token[np.clip(-1 - ids, 0, num_rows - 1)])
+    expected = np.where(ids >= 0, ids, np.maximum(last_token[np.clip(-1 - ids, 0, num_rows - 1)], 0))
     expected[case.num_tokens :] = 0
 
     counts = np.full(len(StepCount), WILD, np.int32)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from octavo.backends.cuda.gpu import Gpu
 from octavo.config import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo.engine.machine import available_memory, cpu_quota, memory_left, usable_cores
 from octavo.engine.memory import plan_memory
@@ -98,12 +99,87 @@ def test_a_length_that_was_asked_for_is_not_cut(checkpoint: Checkpoint) -> None:
             configured(scheduler={"max_num_batched_tokens": 256, "enable_chunked_prefill": False}),
             "--no-enable-chunked-prefill",
         ),
-        (configured(device=DeviceConfig(device="cuda")), "CUDA backend is not in this version; use --device cpu"),
+        (configured(cache={"cache_dtype": "fp8"}), "--kv-cache-dtype fp8 needs a GPU"),
     ],
 )
 def test_errors_name_the_flag(config: EngineConfig, message: str, checkpoint: Checkpoint) -> None:
     with pytest.raises(ModelError, match=message):
         plan_memory(config, checkpoint)
+
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """A machine with one GPU, of 24 GiB of which 22 are free, and all that it takes to use it."""
+    gpu = Gpu(name="NVIDIA Test", uuid="GPU-0", capability=(8, 9), total_bytes=24 * GIB, free_bytes=22 * GIB)
+    monkeypatch.setattr("octavo.engine.gpu.find_gpus", lambda: [gpu])
+    monkeypatch.setattr("octavo.engine.gpu.cuda_lacks", lambda: None)
+    return gpu
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """With heads that the CUDA kernels have."""
+    folder = tmp_path_factory.mktemp("wide")
+    sizes = {"hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=100, num_key_value_heads=2, max_position_embeddings=500, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return open_checkpoint(resolve(str(folder)))
+
+
+def test_a_gpu_is_used_where_there_is_one(wide: Checkpoint, gpu: Gpu) -> None:
+    plan = plan_memory(configured(scheduler={"max_num_seqs": 3}), wide)
+    assert (plan.device, plan.executor, plan.dtype, plan.kv_dtype) == ("cuda", "torch", "bfloat16", "bfloat16")
+    assert (plan.num_blocks, plan.block_bytes) == (3 * 32, 2 * 2 * 16 * 2 * 64 * 2)
+    assert plan.weights_bytes == sum(info.nbytes // 2 for _, info in wide.tensors())
+    assert "CUDA kernels on one NVIDIA Test; 22.00 GiB of memory available" in plan.describe()
+    assert plan_memory(configured(cache={"cache_dtype": "fp8"}), wide).block_bytes == plan.block_bytes // 2
+    assert plan_memory(configured(device=DeviceConfig(device="cpu")), wide).device == "cpu"
+    assert plan_memory(configured(device=DeviceConfig(executor="native")), wide).device == "cpu"
+
+
+@pytest.mark.parametrize(("utilization", "share"), [(0.5, 12 * GIB), (0.95, 22 * GIB)])
+def test_the_cache_takes_its_share_of_the_whole_gpu_and_no_more_than_is_free(
+    wide: Checkpoint, gpu: Gpu, utilization: float, share: int
+) -> None:
+    plan = plan_memory(
+        configured(cache={"gpu_memory_utilization": utilization}, scheduler={"max_num_seqs": 99_999}), wide
+    )
+    taken = plan.runtime_bytes + plan.weights_bytes + plan.workspace_bytes + plan.kv_bytes
+    assert share - plan.block_bytes < taken <= share
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (configured(device=DeviceConfig(device="cuda", executor="native")), "--executor native runs on the CPU only"),
+        (configured(model={"dtype": "float32"}, device=DeviceConfig(device="cuda")), "not in float32"),
+        (configured(model={"quantization": "int8"}, device=DeviceConfig(device="cuda")), "no --quantization int8"),
+        (
+            configured(cache={"block_size": 24}, device=DeviceConfig(device="cuda")),
+            "--block-size 24 is no power of two",
+        ),
+        (configured(cache={"cache_dtype": "int8"}, device=DeviceConfig(device="cuda")), "no --kv-cache-dtype int8"),
+        (configured(cache={"gpu_memory_utilization": 0.04}), "before any KV cache.*lower --max-num-batched-tokens"),
+    ],
+)
+def test_what_a_gpu_cannot_do_is_said(config: EngineConfig, message: str, wide: Checkpoint, gpu: Gpu) -> None:
+    with pytest.raises(ModelError, match=message):
+        plan_memory(config, wide)
+
+
+def test_why_the_cpu_runs_a_model_beside_a_gpu_is_logged(
+    checkpoint: Checkpoint, gpu: Gpu, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert plan_memory(configured(), checkpoint).device == "cpu"
+    assert "as the GPU cannot: heads of 16 dimensions" in caplog.text
+
+
+def test_a_gpu_that_was_asked_for_and_is_not_there(wide: Checkpoint) -> None:
+    with pytest.raises(ModelError, match="--device cuda: "):
+        plan_memory(configured(device=DeviceConfig(device="cuda")), wide)
 
 
 def test_whole_prompts_widen_the_step(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
             )
             return
         choices = flag.choices if isinstance(flag, Flag) else ()
-        many = flag.kind is Kind.LIST
+        many = flag.kind.is_many
         self.add_argument(
             *names,
             dest=flag.name,
@@ -219,9 +219,9 @@ def _from_yaml(flag: Flag | Known, value: object) -> object:
             return value
         case Kind.BOOL, _:
             raise ValueError(f"must be true or false, not {value!r}")
-        case Kind.LIST, list() | tuple():
+        case Kind.LIST | Kind.INTS, list() | tuple():
             return [_value(flag, str(item)) for item in value]
-        case Kind.LIST, _:
+        case Kind.LIST | Kind.INTS, _:
             return [_value(flag, str(value))]
         case _, dict() | list():
             raise ValueError("must be one value")
@@ -237,7 +237,7 @@ def _value(flag: Flag | Known, word: str) -> object:
         if flag.choices and word not in flag.choices:
             raise ValueError(f"must be one of {', '.join(flag.choices)}, not {word!r}")
     match flag.kind:
-        case Kind.INT:
+        case Kind.INT | Kind.INTS:
             if re.fullmatch(r"[+-]?\d{1,20}", word) is None:
                 raise ValueError(f"must be a whole number, not {word!r}")
             return int(word)

@@ -24,6 +24,13 @@ class Kind(enum.Enum):
     STR = "TEXT"
     LIST = "WORD"
     """One or more words; the flag may be repeated."""
+    INTS = "N,"
+    """One or more whole numbers; the flag may be repeated."""
+
+    @property
+    def is_many(self) -> bool:
+        return self in (Kind.LIST, Kind.INTS)
+
     JSON = "JSON"
 
 
@@ -198,7 +205,25 @@ FLAGS: tuple[Flag, ...] = (
         help="what runs the model on a CPU: octavo's own kernels or PyTorch; auto: its own where they can",
     ),
     Flag(name="cpu-threads", kind=INT, target="device.cpu_threads", help="threads of the forward pass on a CPU"),
+    Flag(
+        name="async-scheduling",
+        kind=BOOL,
+        target="scheduler.async_scheduling",
+        help="plan a step while a GPU runs the one before",
+    ),
     Flag(name="enforce-eager", kind=BOOL, target="device.enforce_eager", help="no CUDA graphs"),
+    Flag(
+        name="cudagraph-capture-sizes",
+        kind=Kind.INTS,
+        target="device.cudagraph_capture_sizes",
+        help="how many requests the CUDA graphs of decoding steps are for (default: 1, 2, 4, 8, 16 … 512)",
+    ),
+    Flag(
+        name="max-cudagraph-capture-size",
+        kind=INT,
+        target="device.max_cudagraph_capture_size",
+        help="of the sizes without --cudagraph-capture-sizes, the largest",
+    ),
     Flag(
         name="tensor-parallel-size",
         kind=INT,

@@ -14,6 +14,7 @@ def build_engine(start: EngineStart, endpoint: Endpoint) -> tuple[Engine, Backen
     """Loads the model and reports ready. ModelError when it cannot be loaded, ValueError for contradicting limits."""
     began = time.monotonic()
     config, memory = start.config, start.memory
+    backend = _build_backend(start)
     engine = Engine(
         endpoint,
         num_blocks=memory.num_blocks,
@@ -30,8 +31,9 @@ def build_engine(start: EngineStart, endpoint: Endpoint) -> tuple[Engine, Backen
         long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
         max_logprobs=config.scheduler.max_logprobs,
         seed=config.model.seed,
+        device_work=backend.device_work,
+        async_decode=backend.steps_ahead > 0,
     )
-    backend = _build_backend(start)
     backend.bind(engine)
     info = {
         "max_model_len": memory.max_model_len,
@@ -61,6 +63,10 @@ def _build_backend(start: EngineStart) -> Backend:
     checkpoint = open_model(start.config)
     if start.memory.executor == "native":
         return NativeExecutor(start, checkpoint)
+    if start.memory.device == "cuda":
+        from octavo.engine.executor.cuda import CudaExecutor
+
+        return CudaExecutor(start, checkpoint)
     from octavo.engine.executor.torch import TorchExecutor  # torch takes seconds, and only the engine may import it
 
     return TorchExecutor(start, checkpoint)

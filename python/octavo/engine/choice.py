@@ -21,7 +21,7 @@ from octavo.models.native_format import ENCODINGS, FLOATS, native_bytes
 from octavo.models.spec import DecoderSpec
 
 ExecutorName = Literal["native", "torch", "none"]
-KvDtype = Literal["float32", "float16", "bfloat16", "int8"]
+KvDtype = Literal["float32", "float16", "bfloat16", "int8", "fp8"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ class Choice:
 def choose(config: EngineConfig, spec: DecoderSpec, checkpoint: Checkpoint, step: Step) -> Choice:
     """Raises ModelError when no executor can run the model with these options."""
     asked, model = config.device.executor, config.model
+    if config.cache.cache_dtype == "fp8":
+        raise ModelError("--kv-cache-dtype fp8 needs a GPU (--device cuda); on a CPU there is int8")
     if model.quantization == "gguf" and checkpoint.source.format != "gguf":
         raise ModelError(f"--quantization gguf: {checkpoint.source.name} is no GGUF file")
     encodings = _encodings(spec, checkpoint, model.load_format == "dummy")
@@ -130,12 +132,17 @@ def torch_dtype(config: EngineConfig, checkpoint: Checkpoint) -> Dtype:
     """`auto`: bfloat16 for a 16-bit checkpoint where the processor multiplies bfloat16, otherwise float32."""
     if config.model.dtype != "auto":
         return config.model.dtype
+    stored = stored_dtype(checkpoint)
+    half = checkpoint.source.format == "safetensors" and stored in ("BF16", "F16", "bfloat16", "float16")
+    return "bfloat16" if half and multiplies_bfloat16() else "float32"
+
+
+def stored_dtype(checkpoint: Checkpoint) -> object:
+    """The type of most weights, as the files name it; without files, what the config says."""
     sizes: dict[str, int] = {}
     for _, info in checkpoint.tensors():
         sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
-    stored = max(sizes, key=lambda name: sizes[name], default=_config_dtype(checkpoint))
-    half = checkpoint.source.format == "safetensors" and stored in ("BF16", "F16", "bfloat16", "float16")
-    return "bfloat16" if half and multiplies_bfloat16() else "float32"
+    return max(sizes, key=lambda name: sizes[name], default=_config_dtype(checkpoint))
 
 
 def _native_lacks(encodings: dict[str, str]) -> str | None:

@@ -6,11 +6,14 @@ Everything but the KV cache has a fixed size; the KV cache gets what is left of 
 max_num_seqs requests of max_model_len tokens could ever fill, and on a CPU no more than DEFAULT_KV_BYTES unasked.
 """
 
+from dataclasses import dataclass
+
 import msgspec
 
 from octavo._core import PagedKvCache
 from octavo.config import EngineConfig
 from octavo.engine.choice import ExecutorName, KvDtype, Step, choose
+from octavo.engine.gpu import device_for, gpu_choice
 from octavo.engine.machine import available_memory, usable_cores
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint
@@ -26,6 +29,8 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes in bytes, lengths in tokens. Computed once, in the process that starts the engine."""
 
     device: str = "cpu"
+    device_name: str = ""
+    """Of a GPU."""
     executor: ExecutorName = "none"
     dtype: str = "float32"
     """How weights are kept: a float type, int8, int4, or the blocks of the file (Q4_1), where most are in these."""
@@ -51,8 +56,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
         tokens = self.num_blocks * self.block_size
         blocks = f"{self.num_blocks:,} blocks of {self.block_size}"
         lines = [
-            f"{self.executor} executor on the {self.device}, {self.threads} threads; "
-            f"{_size(self.available_bytes)} of memory available",
+            f"{self._place()}; {_size(self.available_bytes)} of memory available",
             f"  runtime    {_size(self.runtime_bytes):>10}",
             f"  weights    {_size(self.weights_bytes):>10}  {self.dtype}",
             f"  workspace  {_size(self.workspace_bytes):>10}  {self.max_num_batched_tokens:,} tokens a step",
@@ -61,28 +65,52 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
         ]
         return "\n".join(lines)
 
+    def _place(self) -> str:
+        if self.device == "cuda":
+            return f"{self.executor} executor with CUDA kernels on one {self.device_name}"
+        return f"{self.executor} executor on the {self.device}, {self.threads} threads"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """A device's memory, in bytes."""
+
+    total: int
+    """What --gpu-memory-utilization is a share of: all of a GPU; of a computer, what is available."""
+    available: int
+    fixed: int
+    """Taken by everything but the KV cache."""
+    is_gpu: bool
+
 
 def plan_memory(config: EngineConfig, checkpoint: Checkpoint) -> MemoryPlan:
     """Raises ModelError for a model or option that is not supported, and when the model or one request does not fit."""
-    _check_device(config)
     spec = spec_for(checkpoint.config)
+    gpu = device_for(config, spec)
     max_model_len = _model_length(config, checkpoint)
     max_tokens = resolve_batched_tokens(config, max_model_len)
     max_seqs, block_size = config.scheduler.max_num_seqs, config.cache.block_size
-    available = available_memory()
     step = Step(max_tokens=max_tokens, max_samples=max_seqs, max_model_len=max_model_len)
-    choice = choose(config, spec, checkpoint, step)
-    block_bytes = PagedKvCache.block_bytes(
-        num_layers=spec.num_layers,
-        block_size=block_size,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        dtype=choice.kv_dtype,
-    )
-    num_blocks = _num_blocks(config, max_model_len, block_bytes, available, choice.fixed_bytes)
+    if gpu is None:
+        choice = choose(config, spec, checkpoint, step)
+        block_bytes = PagedKvCache.block_bytes(
+            num_layers=spec.num_layers,
+            block_size=block_size,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            dtype=choice.kv_dtype,
+        )
+        available = total = available_memory()
+    else:
+        choice = gpu_choice(config, spec, checkpoint, step)
+        block_bytes = 2 * spec.num_layers * block_size * spec.kv_size * (1 if choice.kv_dtype == "fp8" else 2)
+        available, total = gpu.free_bytes, gpu.total_bytes
+    room = Room(total=total, available=available, fixed=choice.fixed_bytes, is_gpu=gpu is not None)
+    num_blocks = _num_blocks(config, max_model_len, block_bytes, room)
     max_model_len = _fit_length(config, max_model_len, num_blocks, block_bytes)
     return MemoryPlan(
-        device="cpu",
+        device="cpu" if gpu is None else "cuda",
+        device_name="" if gpu is None else gpu.name,
         executor=choice.executor,
         dtype=choice.dtype,
         kv_dtype=choice.kv_dtype,
@@ -120,11 +148,6 @@ def resolve_batched_tokens(config: EngineConfig, max_model_len: int) -> int:
     return tokens
 
 
-def _check_device(config: EngineConfig) -> None:
-    if config.device.device == "cuda":
-        raise ModelError("--device cuda: the CUDA backend is not in this version; use --device cpu")
-
-
 def _model_length(config: EngineConfig, checkpoint: Checkpoint) -> int:
     asked, limit = config.model.max_model_len, checkpoint.max_model_len
     if asked is not None and asked > limit:
@@ -132,32 +155,33 @@ def _model_length(config: EngineConfig, checkpoint: Checkpoint) -> int:
     return asked or limit
 
 
-def _num_blocks(config: EngineConfig, max_model_len: int, block_bytes: int, available: int, fixed: int) -> int:
+def _num_blocks(config: EngineConfig, max_model_len: int, block_bytes: int, room: Room) -> int:
     """Blocks of the KV cache: the override, the given bytes, or the rest of the share up to what could be used."""
     cache = config.cache
-    share = int(cache.gpu_memory_utilization * available)
+    share = min(int(cache.gpu_memory_utilization * room.total), room.available)
     if cache.num_gpu_blocks_override is not None:
         num_blocks = cache.num_gpu_blocks_override
     elif cache.kv_cache_memory_bytes is not None:
         num_blocks = cache.kv_cache_memory_bytes // block_bytes
     else:
         longest = _blocks_for(max_model_len, cache.block_size)
-        modest = max(longest, DEFAULT_KV_BYTES // block_bytes)
-        num_blocks = min(config.scheduler.max_num_seqs * longest, modest, (share - fixed) // block_bytes)
+        num_blocks = min(config.scheduler.max_num_seqs * longest, (share - room.fixed) // block_bytes)
+        if not room.is_gpu:
+            num_blocks = min(num_blocks, max(longest, DEFAULT_KV_BYTES // block_bytes))
         if num_blocks < 1:
             raise ModelError(
-                f"the model needs {_size(fixed)} before any KV cache, and --gpu-memory-utilization "
-                f"{cache.gpu_memory_utilization} of the {_size(available)} available is {_size(share)}; "
+                f"the model needs {_size(room.fixed)} before any KV cache, and --gpu-memory-utilization "
+                f"{cache.gpu_memory_utilization} gives it {_size(share)} of {_size(room.total)}; "
                 "free memory, raise that share, or lower --max-num-batched-tokens"
             )
     if num_blocks < 1:
         raise ModelError(
             f"--kv-cache-memory-bytes {cache.kv_cache_memory_bytes} is less than one block, {block_bytes} bytes"
         )
-    if fixed + num_blocks * block_bytes > available:
+    if room.fixed + num_blocks * block_bytes > room.available:
         raise ModelError(
-            f"{_size(fixed)} for runtime, weights and workspace and {_size(num_blocks * block_bytes)} of KV cache "
-            f"do not fit the {_size(available)} of memory available; lower --kv-cache-memory-bytes"
+            f"{_size(room.fixed)} for runtime, weights and workspace and {_size(num_blocks * block_bytes)} of KV cache "
+            f"do not fit the {_size(room.available)} of memory available; lower --kv-cache-memory-bytes"
         )
     return num_blocks
 

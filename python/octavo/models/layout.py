@@ -1,7 +1,7 @@
 """Every array that a decoder owns, from its spec alone: fused parameters with their sources, and a step's activations.
 
     parameters(spec)                     what the loader allocates and fills, from which checkpoint tensors
-    parameter_bytes, workspace_bytes     for the memory plan
+    parameter_bytes, workspace_bytes     for the memory plan; with device_ before their names, those of a GPU
 
 No torch here.
 """
@@ -80,6 +80,25 @@ def workspace_bytes(spec: DecoderSpec, *, max_tokens: int, max_samples: int, max
         a_token += ITEM_BYTES[dtype] * (max(spec.hidden_size, spec.query_size) + 3 * spec.intermediate_size)
         a_sample += ITEM_BYTES[dtype] * (spec.hidden_size + spec.vocab_size)
     return max_tokens * a_token + max_samples * a_sample + 4 * max_model_len * spec.rope.rotary_dim
+
+
+def device_parameter_bytes(spec: DecoderSpec) -> int:
+    """What the parameters take on a GPU: all 16-bit."""
+    return sum(2 * math.prod(parameter.shape) for parameter in parameters(spec))
+
+
+def device_workspace_bytes(spec: DecoderSpec, *, max_tokens: int, max_samples: int, max_model_len: int) -> int:
+    """What a step holds on a GPU, and the rotary table.
+
+    Activations are 16-bit, the residual stream and logits float32. Counts all buffers of a layer as alive at once, as
+    an allocator keeps them, and those of captured steps apart.
+    """
+    qkv = spec.query_size + 2 * spec.kv_size
+    halves = 3 * spec.hidden_size + qkv + spec.query_size + 3 * spec.intermediate_size
+    a_token = 4 * spec.hidden_size + 2 * halves
+    captured_tokens = min(max_samples, 512)
+    a_sample = 2 * spec.hidden_size + 4 * spec.vocab_size
+    return (max_tokens + captured_tokens) * a_token + max_samples * a_sample + 4 * max_model_len * spec.rope.rotary_dim
 
 
 def _norm(name: str, source: str, size: int) -> Parameter:

@@ -5,6 +5,7 @@ random_parameters(spec, dtype, seed)        --load-format dummy
 """
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,25 +26,38 @@ TORCH_DTYPES: dict[Dtype, torch.dtype] = {
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
 
 
-def load_parameters(spec: DecoderSpec, checkpoint: Checkpoint, dtype: Dtype) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True)
+class Place:
+    """Where parameters go, and what type its norm kernels read."""
+
+    device: torch.device
+    norm_dtype: Dtype
+
+
+CPU = Place(torch.device("cpu"), "float32")
+
+
+def load_parameters(
+    spec: DecoderSpec, checkpoint: Checkpoint, dtype: Dtype, place: Place = CPU
+) -> dict[str, torch.Tensor]:
     """Parameter name to tensor. Shows progress by bytes on stderr. ModelError names the tensor that is wrong."""
     tensors = check_tensors(spec, checkpoint)
-    arrays = _allocate(spec, dtype)
+    arrays = _allocate(spec, dtype, place)
     with Progress(tensors, checkpoint) as progress:
         for parameter in parameters(spec):
             start = 0
             for source, rows in parameter.sources:
-                place = arrays[parameter.name][start : start + rows]
-                place.copy_(_tensor(checkpoint.read(source), tensors[source], source).view(place.shape))
+                target = arrays[parameter.name][start : start + rows]
+                target.copy_(_tensor(checkpoint.read(source), tensors[source], source).view(target.shape))
                 start += rows
                 progress.loaded(source)
     return arrays
 
 
-def random_parameters(spec: DecoderSpec, dtype: Dtype, seed: int) -> dict[str, torch.Tensor]:
-    """Weights of the usual size, the same for the same seed; norms are 1."""
-    arrays = _allocate(spec, dtype)
-    generator = torch.Generator().manual_seed(seed)
+def random_parameters(spec: DecoderSpec, dtype: Dtype, seed: int, place: Place = CPU) -> dict[str, torch.Tensor]:
+    """Weights of the usual size, the same for the same seed and kind of device; norms are 1."""
+    arrays = _allocate(spec, dtype, place)
+    generator = torch.Generator(place.device).manual_seed(seed)
     for parameter in parameters(spec):
         array = arrays[parameter.name]
         if parameter.is_norm:
@@ -53,10 +67,11 @@ def random_parameters(spec: DecoderSpec, dtype: Dtype, seed: int) -> dict[str, t
     return arrays
 
 
-def _allocate(spec: DecoderSpec, dtype: Dtype) -> dict[str, torch.Tensor]:
-    kinds = {True: torch.float32, False: TORCH_DTYPES[dtype]}
+def _allocate(spec: DecoderSpec, dtype: Dtype, place: Place) -> dict[str, torch.Tensor]:
+    kinds = {True: TORCH_DTYPES[place.norm_dtype], False: TORCH_DTYPES[dtype]}
     return {
-        parameter.name: torch.empty(parameter.shape, dtype=kinds[parameter.is_norm]) for parameter in parameters(spec)
+        parameter.name: torch.empty(parameter.shape, dtype=kinds[parameter.is_norm], device=place.device)
+        for parameter in parameters(spec)
     }
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from octavo.backends.cuda.elf import read_constants
 from octavo.backends.cuda.nvrtc import CompileError, Nvrtc
-
-CACHE = Path.home() / ".cache" / "octavo" / "cubins"
+from octavo.backends.cuda.variants import CUBINS
 
 _OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-options=-v")
 _INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
@@ -62,16 +61,17 @@ def compile_kernels(
     macros: Mapping[str, str | int],
     *,
     nvrtc: Nvrtc,
-    cache: Path = CACHE,
+    cache: Path = CUBINS,
+    include: Path | None = None,
 ) -> Cubin:
     """Compiles `source` for one architecture ("sm_90a"), unless the cache has it.
 
-    Raises CompileError with the compiler's log.
+    `include` is the folder of what it includes; None: its own. Raises CompileError with the compiler's log.
     """
     if not architecture.startswith("sm_"):
         raise CompileError(f"{architecture} is no GPU's architecture, such as sm_90a")
     text = source.read_text()
-    headers = _headers_of(text, source.parent)
+    headers = _headers_of(text, include or source.parent)
     options = [f"--gpu-architecture={architecture}", *_OPTIONS, *(f"-D{key}={macros[key]}" for key in sorted(macros))]
     key = json.dumps([source.name, text, headers, options, nvrtc.version])
     name = f"{source.stem}-{architecture}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"

@@ -4,14 +4,31 @@ A kernel is compiled for the shapes and types of a model, which are macros: what
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
+
+KERNELS = Path(__file__).parent / "sources"
+"""cuda/ of the repository, which the wheel carries here."""
+
+CUBINS = Path.home() / ".cache" / "octavo" / "cubins"
+"""What was compiled on this machine."""
 
 Element = Literal["Float32", "Bfloat16", "Float16", "Float8", "Int8"]
 """As cuda/elements.cuh names them."""
 
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90a", "sm_100f", "sm_120")
 """sm_80 runs on 8.6 too; sm_100f on the whole family of Blackwell's data-centre GPUs."""
+
+
+def architecture_of(major: int, minor: int) -> str:
+    """What kernels are compiled for, to run on a GPU of this compute capability. ValueError if it is older than 8.0."""
+    if (major, minor) < (8, 0):
+        raise ValueError(f"compute capability {major}.{minor} is older than 8.0")
+    if major == 8:
+        return "sm_89" if minor == 9 else "sm_80"
+    return {9: "sm_90a", 10: "sm_100f", 12: "sm_120"}.get(major, f"sm_{major}{minor}")
+
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
 

@@ -1,0 +1,165 @@
+"""The whole CUDA backend without a GPU: its tokens are the CPU's, whatever the step is made of."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from serving import VOCABULARY, Serving, serve, tiny_llama
+from transformers import LlamaForCausalLM
+
+from octavo.errors import ModelError
+
+ROUNDING = 0.02
+"""What float16 may move, in parts of the largest logit."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LlamaForCausalLM]:
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    return folder, tiny_llama(folder)
+
+
+@pytest.fixture
+def folder(tiny: tuple[Path, LlamaForCausalLM]) -> Path:
+    return tiny[0]
+
+
+@pytest.fixture
+def reference(tiny: tuple[Path, LlamaForCausalLM]) -> LlamaForCausalLM:
+    return tiny[1]
+
+
+def prompt(length: int, seed: int) -> list[int]:
+    return torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+PROMPTS = [prompt(length, seed) for seed, length in enumerate((1, 2, 17, 33, 60, 5))]
+
+
+def distances(reference: LlamaForCausalLM, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """How far each token lies behind the one that Transformers finds best in float32, in parts of the largest logit."""
+    with torch.inference_mode():
+        logits = reference(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+    behind = logits.max(-1).values - logits[torch.arange(len(answer)), torch.tensor(answer)]
+    return behind / logits.abs().max(-1).values
+
+
+def greedy(serving: Serving, max_tokens: int = 12) -> list[list[int]]:
+    numbers = [serving.submit(prompt, max_tokens) for prompt in PROMPTS]
+    answers = serving.finish()
+    return [answers[number, 0] for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("cache", "options", "scheduler"),
+    [
+        ({}, {}, {}),
+        ({}, {"enforce_eager": True}, {}),
+        ({"block_size": 1, "num_gpu_blocks_override": 400}, {}, {"max_num_batched_tokens": 8}),
+        ({"block_size": 32, "enable_prefix_caching": False}, {"cudagraph_capture_sizes": (3,)}, {"max_num_seqs": 3}),
+        ({"num_gpu_blocks_override": 9}, {}, {}),  # preemption
+        ({}, {}, {"async_scheduling": False}),
+    ],
+    ids=["graphs", "eager", "page of 1, chunks of 8", "padded to 3", "preempted", "synchronous"],
+)
+def test_greedy_answers(
+    folder: Path,
+    reference: LlamaForCausalLM,
+    monkeypatch: pytest.MonkeyPatch,
+    cache: dict[str, Any],
+    options: dict[str, Any],
+    scheduler: dict[str, Any],
+) -> None:
+    serving = serve(folder, "cuda", monkeypatch, cache=cache, options=options, **scheduler)
+    answers = greedy(serving)
+    behind = torch.cat([distances(reference, *pair) for pair in zip(PROMPTS, answers, strict=True)])
+    assert behind.max() <= ROUNDING
+    assert (behind == 0).float().mean() >= 0.95
+    if serving.driver is not None:
+        assert (serving.driver.num_replays > 0) == (not options.get("enforce_eager"))
+        assert serving.driver.most_in_flight == 1 + scheduler.get("async_scheduling", True)
+    assert answers == greedy(serve(folder, "cpu", monkeypatch, cache=cache, **scheduler))
+
+
+@pytest.mark.parametrize(("dtype", "kv_dtype"), [("bfloat16", "auto"), ("float16", "fp8")])
+def test_other_types(
+    folder: Path, reference: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch, dtype: str, kv_dtype: str
+) -> None:
+    """Coarser: most tokens are the best ones."""
+    answers = greedy(serve(folder, "cuda", monkeypatch, dtype=dtype, cache={"cache_dtype": kv_dtype}))
+    behind = [distances(reference, prompt, answer) for prompt, answer in zip(PROMPTS, answers, strict=True)]
+    assert (torch.cat(behind) == 0).float().mean() >= 0.8
+
+
+def test_the_gpu_draws_what_the_cpus_sampler_draws(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choices fork a shared block. A bias of nothing moves a sample to the CPU, which sees the same logits."""
+    answers = []
+    for bias in ([], [(0, 0.0)]):
+        serving = serve(folder, "cuda", monkeypatch)
+        serving.submit(PROMPTS[2], 10, n=3, temperature=0.7, seed=11, logit_bias=bias)
+        serving.submit(PROMPTS[3], 10, temperature=1.0, top_k=5, top_p=0.9, min_p=0.02, seed=12)
+        serving.submit(PROMPTS[5], 10, temperature=1.5, seed=13, logit_bias=bias)
+        answers.append(serving.finish())
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 5
+
+
+def test_what_the_cpu_samples_for_the_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = []
+    for device in ("cuda", "cpu"):
+        serving = serve(folder, device, monkeypatch)
+        serving.submit(PROMPTS[4], 10, presence_penalty=0.9, repetition_penalty=1.2, logprobs=3)
+        plain = serving.submit(PROMPTS[1], 10)
+        biased = serving.submit(PROMPTS[1], 10, logit_bias=[(7, 100.0)])
+        answers.append(serving.finish())
+        assert answers[-1][biased, 0] == [7] * 10 != answers[-1][plain, 0]
+    assert answers[0] == answers[1]
+
+
+def test_pythons_work_does_not_depend_on_the_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    for batch in (2, 8):
+        serving = serve(folder, "cuda", monkeypatch, options={"cudagraph_capture_sizes": (8,)})
+        for index in range(batch):
+            serving.submit([index + 1, 2], max_tokens=60)
+        while serving.engine.stats.num_running < batch:  # they arrive one by one
+            serving.loop.turn(timeout=0.1)
+        for _ in range(4):
+            serving.loop.turn(timeout=0.1)
+        counts.append(python_calls(lambda loop=serving.loop: loop.turn(timeout=0.1)))
+        serving.finish()
+    assert counts[0] == counts[1]
+
+
+def python_calls(work: Callable[[], object]) -> Counter[str]:
+    """How often each function is called."""
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            calls[frame.f_code.co_name] += 1
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_memory_that_runs_out_is_an_error_that_names_the_flags(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for place, what in (("executor.cuda.load_parameters", "the weights"), ("executor.cuda.CudaCache", "the KV cache")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"octavo.engine.{place}", full)
+            with pytest.raises(ModelError, match=f"ran out for {what}") as error:
+                serve(folder, "cuda", patch)
+        for flag in ("--gpu-memory-utilization", "--max-num-batched-tokens", "--max-num-seqs", "--max-model-len 64"):
+            assert flag in str(error.value)
