@@ -7,7 +7,7 @@
 //   SAME, Choose                 of types, at compile time
 //
 // Every type has Storage, one element in memory; unpack, the elements of a word of 32 bits to floats; and pack_word,
-// back, rounded to nearest even.
+// back, rounded to nearest even. From INTEGERS_FROM to twice that, neighbours are 1 apart.
 #pragma once
 #include "primitives.cuh"
 
@@ -19,11 +19,14 @@ struct Float32 {
 
 struct Bfloat16 {
   using Storage = uint16;
+  static constexpr float INTEGERS_FROM = 128.f;
+  static constexpr uint32 INTEGERS_FROM_PAIR = 0x43004300u, ONE_PAIR = 0x3f803f80u;
   OCTAVO_DEVICE static uint32 pack(float low, float high) { return pack_bf16(low, high); }
   OCTAVO_DEVICE static float low(uint32 pair) { return bf16_low(pair); }
   OCTAVO_DEVICE static float high(uint32 pair) { return bf16_high(pair); }
   OCTAVO_DEVICE static void unpack(uint32 pair, float* values) { values[0] = low(pair), values[1] = high(pair); }
   OCTAVO_DEVICE static uint32 pack_word(const float* values) { return pack(values[0], values[1]); }
+  OCTAVO_DEVICE static uint32 fma(uint32 a, uint32 b, uint32 c) { return fma_bf16(a, b, c); }
   OCTAVO_DEVICE static void mma(float (&sums)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
     mma_bf16(sums, a, b0, b1);
   }
@@ -31,11 +34,14 @@ struct Bfloat16 {
 
 struct Float16 {
   using Storage = uint16;
+  static constexpr float INTEGERS_FROM = 1024.f;
+  static constexpr uint32 INTEGERS_FROM_PAIR = 0x64006400u, ONE_PAIR = 0x3c003c00u;
   OCTAVO_DEVICE static uint32 pack(float low, float high) { return pack_fp16(low, high); }
   OCTAVO_DEVICE static float low(uint32 pair) { return fp16_low(pair); }
   OCTAVO_DEVICE static float high(uint32 pair) { return fp16_high(pair); }
   OCTAVO_DEVICE static void unpack(uint32 pair, float* values) { values[0] = low(pair), values[1] = high(pair); }
   OCTAVO_DEVICE static uint32 pack_word(const float* values) { return pack(values[0], values[1]); }
+  OCTAVO_DEVICE static uint32 fma(uint32 a, uint32 b, uint32 c) { return fma_fp16(a, b, c); }
   OCTAVO_DEVICE static void mma(float (&sums)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
     mma_fp16(sums, a, b0, b1);
   }

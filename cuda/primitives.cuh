@@ -11,6 +11,7 @@
 //     load_matrices(registers, row)               ldmatrix: 2 or 4 matrices of 8 rows, of 16 bytes; lane i gives row i
 //     load_matrices_transposed(registers, row)
 //     mma_bf16(sums, a, b0, b1), mma_fp16         sums[16, 8] += a[16, 16] · b[16, 8], in the fragments of m16n8k16
+//     fma_bf16(a, b, c), fma_fp16                 a · b + c of pairs, rounded once
 //     pack_bf16(low, high), pack_fp16             two floats, rounded to nearest, in one register
 //     fp16_low(pair), fp16_high                   and back; bf16_low and bf16_high are below
 //     fp8_to_fp16(pair)                           two e4m3 in 16 bits to two fp16: exact

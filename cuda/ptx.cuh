@@ -71,6 +71,18 @@ OCTAVO_DEVICE void mma_fp16(float (&sums)[4], const uint32 (&a)[4], uint32 b0, u
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+OCTAVO_DEVICE uint32 fma_bf16(uint32 a, uint32 b, uint32 c) {
+  uint32 pair;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(pair) : "r"(a), "r"(b), "r"(c));
+  return pair;
+}
+
+OCTAVO_DEVICE uint32 fma_fp16(uint32 a, uint32 b, uint32 c) {
+  uint32 pair;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(pair) : "r"(a), "r"(b), "r"(c));
+  return pair;
+}
+
 OCTAVO_DEVICE uint32 pack_bf16(float low, float high) {
   uint32 pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));

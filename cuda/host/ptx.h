@@ -35,6 +35,13 @@ inline uint32 pack_bf16(float low, float high) { return float_to_bf16_bits(low) 
 inline uint32 pack_fp16(float low, float high) { return float_to_fp16_bits(low) | float_to_fp16_bits(high) << 16; }
 inline float fp16_low(uint32 pair) { return fp16_bits_to_float(pair & 0xffff); }
 inline float fp16_high(uint32 pair) { return fp16_bits_to_float(pair >> 16); }
+// The sum is rounded to float before it is rounded again, which shows only where it lies almost between two numbers.
+inline uint32 fma_bf16(uint32 a, uint32 b, uint32 c) {
+  return pack_bf16(std::fma(bf16_low(a), bf16_low(b), bf16_low(c)), std::fma(bf16_high(a), bf16_high(b), bf16_high(c)));
+}
+inline uint32 fma_fp16(uint32 a, uint32 b, uint32 c) {
+  return pack_fp16(std::fma(fp16_low(a), fp16_low(b), fp16_low(c)), std::fma(fp16_high(a), fp16_high(b), fp16_high(c)));
+}
 inline uint32 fp8_to_fp16(uint16 pair) {
   return pack_fp16(fp8_bits_to_float(pair & 0xff), fp8_bits_to_float(pair >> 8));
 }

@@ -76,6 +76,7 @@ def _experiments() -> tuple[Experiment, ...]:
     inverses[:2] = 1, np.inf
     return (
         Experiment("pack_numbers", _floats(_numbers_to_round(random))),
+        Experiment("multiply_pairs", _floats(random.integers(-15, 16, NUM_WORDS) / 2)),
         Experiment("unpack_numbers", pairs | pairs << np.uint32(16)),
         Experiment("approximate_exp2", _floats(exponents), relative=2.0**-21, absolute=2.0**-126),
         Experiment("approximate_log2", _floats(magnitudes), relative=2.0**-21, absolute=2.0**-21),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 DECODE, PREFILL, ATTENTION, MERGE = "paged_decode.cu", "paged_prefill.cu", "attention.cuh", "attention_merge.cu"
 KV_WRITE, NORM_ACT = "kv_write.cu", "norm_act.cu"
 UPDATE_ROWS, BLOCK_COPY = "update_rows.cu", "block_copy.cu"
+GEMM_W4A16 = "gemm_w4a16.cu"
 
 
 @dataclass(frozen=True)
@@ -307,4 +308,86 @@ MUTANTS = (
         "unit % call.num_planes",
     ),
     Mutant("block_copy: source and target are one", BLOCK_COPY, "call.target_block[pair]", "call.source_block[pair]"),
+    # gemm_w4a16
+    Mutant(
+        "gemm_w4a16: waits for one tile too few",
+        GEMM_W4A16,
+        "wait_for_copies<NUM_STAGES - 2>",
+        "wait_for_copies<NUM_STAGES - 1>",
+    ),
+    Mutant("gemm_w4a16: no barrier before a tile", GEMM_W4A16, "__syncthreads();  // this tile", "// this tile"),
+    Mutant(
+        "gemm_w4a16: copies into the tile in use",
+        GEMM_W4A16,
+        "const int ahead = tile + NUM_STAGES - 1;",
+        "const int ahead = tile + NUM_STAGES;",
+    ),
+    Mutant(
+        "gemm_w4a16: the next unit starts too early",
+        GEMM_W4A16,
+        "__syncthreads();  // every warp is done with the unit",
+        "// every",
+    ),
+    Mutant(
+        "gemm_w4a16: the arrival is kept where tiles are still read",
+        GEMM_W4A16,
+        "__syncthreads();  // every thread's",
+        "// every",
+    ),
+    Mutant(
+        "gemm_w4a16: rows behind the last",
+        GEMM_W4A16,
+        "first_row + row < call.num_rows;",
+        "first_row + row <= call.num_rows;",
+    ),
+    Mutant(
+        "gemm_w4a16: outputs behind the last",
+        GEMM_W4A16,
+        "first_output < call.num_outputs;",
+        "first_output <= call.num_outputs;",
+    ),
+    Mutant("gemm_w4a16: bank conflicts", GEMM_W4A16, "X_PITCH = (X_CHUNKS + 1) * CHUNK", "X_PITCH = X_CHUNKS * CHUNK"),
+    Mutant("gemm_w4a16: weights of the first step only", GEMM_W4A16, "weights + step * WARP_SIZE * 4", "weights"),
+    Mutant(
+        "gemm_w4a16: the steps of a tile are one", GEMM_W4A16, "(step * 4 + lane / 8) * CHUNK", "(lane / 8) * CHUNK"
+    ),
+    Mutant("gemm_w4a16: zeros of the first outputs", GEMM_W4A16, "minus_zero[2 * tile + i % 2]", "minus_zero[i % 2]"),
+    Mutant("gemm_w4a16: scales of the lower rows", GEMM_W4A16, "scale[2 * tile + i / 2]", "scale[2 * tile]"),
+    Mutant("gemm_w4a16: a zero of 16 is 0", GEMM_W4A16, "word[i] & 31)", "word[i] & 15)"),
+    Mutant("gemm_w4a16: a scale with its zero", GEMM_W4A16, "word[i] & ~31u", "word[i] << 1"),
+    Mutant("gemm_w4a16: a group is not ended", GEMM_W4A16, "        end_group(group, sums, totals);\n", ""),
+    Mutant("gemm_w4a16: the last group is lost", GEMM_W4A16, "  end_group(group, sums, totals);\n  wait", "  wait"),
+    Mutant(
+        "gemm_w4a16: a split starts with a whole group",
+        GEMM_W4A16,
+        "(next + 1) * call.group_size - input",
+        "call.group_size",
+    ),
+    Mutant(
+        "gemm_w4a16: splits leave a tile out",
+        GEMM_W4A16,
+        "(split + 1) * num_tiles / call.num_splits",
+        "(split + 1) * (num_tiles / call.num_splits)",
+    ),
+    Mutant("gemm_w4a16: the last but one adds", GEMM_W4A16, "!= call.num_splits - 1", "!= call.num_splits - 2"),
+    Mutant("gemm_w4a16: the counter stays", GEMM_W4A16, "if (threadIdx.x == 0) call.num_arrived[unit.tile] = 0;", ""),
+    Mutant(
+        "gemm_w4a16: arrival is read before it is known",
+        GEMM_W4A16,
+        "  __syncthreads();\n  if (*arrived_before",
+        "  if (*arrived_before",
+    ),
+    Mutant(
+        "gemm_w4a16: the last block's sums count twice", GEMM_W4A16, "for (int i = 0; i < 4; i++) sums[i] = 0.f;", ""
+    ),
+    Mutant(
+        "gemm_w4a16: sums are added in the order of arrival",
+        GEMM_W4A16,
+        "partial[place(split, quad)]",
+        "partial[place((split + unit.split) % call.num_splits, quad)]",
+    ),
+    Mutant("gemm_w4a16: no bias", GEMM_W4A16, "sums[0] + more, sums[1] + more", "sums[0], sums[1]"),
+    Mutant(
+        "gemm_w4a16: the second token of a pair", GEMM_W4A16, "if (row + 1 < call.num_rows)", "if (row < call.num_rows)"
+    ),
 )

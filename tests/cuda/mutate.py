@@ -22,13 +22,26 @@ from typing import Any
 
 import attention
 import block_copy
+import gemm_w4a16
 import kv_write
 import norm_act
 import sampling
 import update_rows
 from attention import Case
 from host import BUILDS, KERNELS, Schedule, schedules
-from mutants import ATTENTION, BLOCK_COPY, DECODE, KV_WRITE, MERGE, MUTANTS, NORM_ACT, PREFILL, UPDATE_ROWS, Mutant
+from mutants import (
+    ATTENTION,
+    BLOCK_COPY,
+    DECODE,
+    GEMM_W4A16,
+    KV_WRITE,
+    MERGE,
+    MUTANTS,
+    NORM_ACT,
+    PREFILL,
+    UPDATE_ROWS,
+    Mutant,
+)
 from sampling_mutants import COUNT, KEYS, PENALTIES, SAMPLING, SAMPLING_MUTANTS, SEARCH
 from test_sampling import ASKING, PENALISED, PLAIN, SHORT
 
@@ -88,6 +101,14 @@ SAMPLING_CASES = (
     SHORT["half-of-equals"],
     SHORT["flat-tail"],
 )
+GEMM_W4A16_CASES = (
+    gemm_w4a16.Case(rows=5, inputs=512, outputs=160, group=128, splits=3, bias=True, grid=1),
+    gemm_w4a16.Case(rows=9, inputs=320, outputs=64, group=32),
+    gemm_w4a16.Case(rows=9, inputs=576, outputs=32, group=192, splits=4, gap=8),
+    gemm_w4a16.Case(rows=3, inputs=192, outputs=160, group=64, splits=3, cancelling=True),
+)
+GEMM_RESULTS: dict[gemm_w4a16.Case, bytes] = {}
+"""Of each case, the first result."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +125,11 @@ def check_attention(case: Case, schedule: Schedule, folder: Path) -> None:
         assert not kernels.statistics.bank_conflicts, f"{kernels.statistics.bank_conflicts} bank conflicts"
 
 
+def check_gemm(case: gemm_w4a16.Case, schedule: Schedule, folder: Path) -> None:
+    result = gemm_w4a16.check(case, schedule, folder)
+    assert GEMM_RESULTS.setdefault(case, result) == result, "other bits in another order"
+
+
 SUITES = {
     DECODE: Suite(DECODE_CASES, check_attention),
     PREFILL: Suite(PREFILL_CASES, check_attention),
@@ -111,6 +137,7 @@ SUITES = {
     MERGE: Suite(DECODE_CASES + PREFILL_CASES, check_attention),
     NORM_ACT: Suite(NORM_ACT_CASES, norm_act.check),
     UPDATE_ROWS: Suite(UPDATE_ROWS_CASES, update_rows.check),
+    GEMM_W4A16: Suite(GEMM_W4A16_CASES, check_gemm),
     BLOCK_COPY: Suite(BLOCK_COPY_CASES, block_copy.check),
     KV_WRITE: Suite(KV_WRITE_CASES, kv_write.check),
     **dict.fromkeys((KEYS, SAMPLING, SEARCH, PENALTIES, COUNT), Suite(SAMPLING_CASES, sampling.check)),

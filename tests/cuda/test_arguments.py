@@ -21,8 +21,10 @@ SOURCES: dict[str, tuple[type[ctypes.Structure], ...]] = {
     "block_copy.cu": (arguments.BlockCopyCall,),
     "sampling.cu": (arguments.PenaltyState, arguments.SamplingCall),
     "count_tokens.cu": (arguments.CountTokensCall,),
+    "gemm_w4a16.cu": (arguments.Int4GemmCall,),
 }
 MACROS = (
+    "-DTOKEN_TILES=1",
     "-DOCTAVO_HOST",
     "-DHEAD_DIM=64",
     "-DQUERY_TYPE=Bfloat16",

@@ -31,6 +31,15 @@ extern "C" __global__ void pack_numbers(const uint32* input, uint32* output) {
 }
 EXPERIMENT(pack_numbers, WARP_SIZE, 0, NUM_WORDS, 6 * NUM_WORDS)
 
+// Whole numbers and halves, such that the results are exact.
+extern "C" __global__ void multiply_pairs(const uint32* input, uint32* output) {
+  each_pair(input, [&](int i, float x, float y) {
+    output[i] = fma_bf16(pack_bf16(x, y), pack_bf16(y, 1.f), pack_bf16(4.f, x));
+    output[NUM_WORDS + i] = fma_fp16(pack_fp16(x, y), pack_fp16(y, 1.f), pack_fp16(4.f, x));
+  });
+}
+EXPERIMENT(multiply_pairs, WARP_SIZE, 0, NUM_WORDS, 2 * NUM_WORDS)
+
 // All bit patterns of 16 bits.
 extern "C" __global__ void unpack_numbers(const uint32* input, uint32* output) {
   for (int i = threadIdx.x; i < 1 << 16; i += WARP_SIZE) {

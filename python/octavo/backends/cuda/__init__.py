@@ -5,4 +5,5 @@ elf          reads what a cubin says of its kernels
 compile      a file of cuda/ to a cubin, cached; registers, spills and shared memory of its kernels
 variants     which kernels octavo compiles, with which macros, for which GPUs
 arguments    the structures that kernels take, as ctypes
+int4         weights of AWQ and GPTQ checkpoints, repacked for gemm_w4a16.cu
 """

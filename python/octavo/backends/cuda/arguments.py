@@ -11,6 +11,7 @@ BlockCopyCall    cuda/block_copy.cu
 PenaltyState     cuda/penalties.cuh
 SamplingCall     cuda/sampling.cu
 CountTokensCall  cuda/count_tokens.cu
+Int4GemmCall     cuda/gemm_w4a16.cu
 """
 
 import ctypes
@@ -204,4 +205,23 @@ class CountTokensCall(ctypes.Structure):
         ("tokens", ctypes.c_void_p),
         ("penalties", PenaltyState),
         ("vocab_size", ctypes.c_int32),
+    )
+
+
+class Int4GemmCall(ctypes.Structure):
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("partial_sums", ctypes.c_void_p),
+        ("num_arrived", ctypes.c_void_p),
+        ("x_stride", ctypes.c_int64),
+        ("out_stride", ctypes.c_int64),
+        ("num_rows", ctypes.c_int32),
+        ("num_inputs", ctypes.c_int32),
+        ("num_outputs", ctypes.c_int32),
+        ("group_size", ctypes.c_int32),
+        ("num_splits", ctypes.c_int32),
     )

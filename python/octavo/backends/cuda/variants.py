@@ -50,6 +50,9 @@ OUTPUT_TYPES: tuple[tuple[Element, Element], ...] = (
 )
 """Types of activations and of what is made of them."""
 
+TOKEN_TILES = (1, 2, 4, 8)
+"""Of 8 tokens, that one block of gemm_w4a16 takes."""
+
 SHARED_BYTES_LIMIT = 99 << 10
 """What a block may have on the GPUs that have least (sm_89, sm_120)."""
 
@@ -80,6 +83,12 @@ def norm_act(element: Element, output: Element) -> Variant:
     return Variant("norm_act.cu", MappingProxyType({"ELEMENT_TYPE": element, "OUTPUT_TYPE": output}), name)
 
 
+def gemm_w4a16(element: Element, token_tiles: int) -> Variant:
+    """For tiles of 8 times `token_tiles` tokens."""
+    macros: dict[str, str | int] = {"ELEMENT_TYPE": element, "TOKEN_TILES": token_tiles}
+    return Variant("gemm_w4a16.cu", MappingProxyType(macros), f"{element} {8 * token_tiles} tokens")
+
+
 def only(source: str) -> Variant:
     """Of a source without macros."""
     return Variant(f"{source}.cu", MappingProxyType({}), "")
@@ -93,6 +102,7 @@ def all_variants() -> list[Variant]:
     variants = [only("update_rows"), only("block_copy"), only("count_tokens")]
     variants += [sampling("Float32"), sampling("Bfloat16"), sampling("Float16")]
     variants += [norm_act(element, output) for element, output in OUTPUT_TYPES]
+    variants += [gemm_w4a16(element, tiles) for element in ACTIVATION_TYPES for tiles in TOKEN_TILES]
     for head_dim in HEAD_DIMS:
         for query, cache in CACHE_TYPES:
             variants.append(attention("paged_decode", head_dim, query, cache))
