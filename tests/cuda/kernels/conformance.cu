@@ -31,14 +31,15 @@ extern "C" __global__ void pack_numbers(const uint32* input, uint32* output) {
 }
 EXPERIMENT(pack_numbers, WARP_SIZE, 0, NUM_WORDS, 6 * NUM_WORDS)
 
-// Whole numbers and halves, such that the results are exact.
+// Whole numbers and halves, such that the results of pairs are exact.
 extern "C" __global__ void multiply_pairs(const uint32* input, uint32* output) {
   each_pair(input, [&](int i, float x, float y) {
     output[i] = fma_bf16(pack_bf16(x, y), pack_bf16(y, 1.f), pack_bf16(4.f, x));
     output[NUM_WORDS + i] = fma_fp16(pack_fp16(x, y), pack_fp16(y, 1.f), pack_fp16(4.f, x));
+    output[2 * NUM_WORDS + i] = __float_as_uint(__fmul_rn(x + 0.1f, y));
   });
 }
-EXPERIMENT(multiply_pairs, WARP_SIZE, 0, NUM_WORDS, 2 * NUM_WORDS)
+EXPERIMENT(multiply_pairs, WARP_SIZE, 0, NUM_WORDS, 3 * NUM_WORDS)
 
 // All bit patterns of 16 bits.
 extern "C" __global__ void unpack_numbers(const uint32* input, uint32* output) {
@@ -76,9 +77,12 @@ extern "C" __global__ void bits_of_words(const uint32* input, uint32* output) {
     output[i] = __byte_perm(a, b, a & 0x7777);
     output[NUM_WORDS + i] = __popc(a) | __ffs(a) << 8 | __clz(a) << 16;
     output[2 * NUM_WORDS + i] = __umulhi(a, b);
+    const uint64 product = __umul64hi(uint64{a} << 32 | b, uint64{b} << 32 | a);
+    output[3 * NUM_WORDS + i] = static_cast<uint32>(product);
+    output[4 * NUM_WORDS + i] = static_cast<uint32>(product >> 32);
   });
 }
-EXPERIMENT(bits_of_words, WARP_SIZE, 0, NUM_WORDS, 3 * NUM_WORDS)
+EXPERIMENT(bits_of_words, WARP_SIZE, 0, NUM_WORDS, 5 * NUM_WORDS)
 
 // ---- copies: 64 threads, each 16 bytes of two groups
 
