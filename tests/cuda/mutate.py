@@ -24,11 +24,13 @@ import attention
 import block_copy
 import gemm_w4a16
 import kv_write
+import moe
 import norm_act
 import sampling
 import update_rows
 from attention import Case
 from host import BUILDS, KERNELS, Schedule, schedules
+from moe_mutants import MOE_MUTANTS, PRODUCT, ROUTING
 from mutants import (
     ATTENTION,
     BLOCK_COPY,
@@ -43,6 +45,7 @@ from mutants import (
     Mutant,
 )
 from sampling_mutants import COUNT, KEYS, PENALTIES, SAMPLING, SAMPLING_MUTANTS, SEARCH
+from test_moe import SHORT as MOE
 from test_sampling import ASKING, PENALISED, PLAIN, SHORT
 
 from octavo.backends.cuda.arguments import Activation
@@ -109,6 +112,9 @@ GEMM_W4A16_CASES = (
 )
 GEMM_RESULTS: dict[gemm_w4a16.Case, bytes] = {}
 """Of each case, the first result."""
+MOE_CASES = tuple(
+    MOE[name] for name in ("odd-shapes", "deepseek", "equal-scores", "elsewhere", "groups-by-their-best", "wide")
+)
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,7 @@ SUITES = {
     GEMM_W4A16: Suite(GEMM_W4A16_CASES, check_gemm),
     BLOCK_COPY: Suite(BLOCK_COPY_CASES, block_copy.check),
     KV_WRITE: Suite(KV_WRITE_CASES, kv_write.check),
+    **dict.fromkeys((ROUTING, PRODUCT), Suite(MOE_CASES, moe.check)),
     **dict.fromkeys((KEYS, SAMPLING, SEARCH, PENALTIES, COUNT), Suite(SAMPLING_CASES, sampling.check)),
 }
 
@@ -192,7 +199,7 @@ def main() -> int:
     if arguments.folder:
         run_cases(arguments.folder, arguments.word)
         return 0
-    mutants = [mutant for mutant in MUTANTS + SAMPLING_MUTANTS if arguments.word in mutant.name]
+    mutants = [mutant for mutant in MUTANTS + SAMPLING_MUTANTS + MOE_MUTANTS if arguments.word in mutant.name]
     missed = []
     for mutant in mutants:
         noticed = outcome(mutant)

@@ -12,6 +12,7 @@ from octavo.backends.cuda import arguments
 ENUMS: dict[str, tuple[type[IntEnum], ...]] = {
     "norm_act.cu": (arguments.Activation,),
     "update_rows.cu": (arguments.StepCount,),
+    "moe_routing.cu": (arguments.Scoring,),
 }
 SOURCES: dict[str, tuple[type[ctypes.Structure], ...]] = {
     "attention.cuh": (arguments.WorkList, arguments.MergeList, arguments.AttentionCall),
@@ -22,6 +23,8 @@ SOURCES: dict[str, tuple[type[ctypes.Structure], ...]] = {
     "sampling.cu": (arguments.PenaltyState, arguments.SamplingCall),
     "count_tokens.cu": (arguments.CountTokensCall,),
     "gemm_w4a16.cu": (arguments.Int4GemmCall,),
+    "moe_routing.cu": (arguments.ExpertTiles, arguments.RouteCall, arguments.SortCall, arguments.CombineCall),
+    "moe_product.cu": (arguments.ExpertProductCall,),
 }
 MACROS = (
     "-DTOKEN_TILES=1",

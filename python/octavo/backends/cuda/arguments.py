@@ -12,6 +12,9 @@ PenaltyState     cuda/penalties.cuh
 SamplingCall     cuda/sampling.cu
 CountTokensCall  cuda/count_tokens.cu
 Int4GemmCall     cuda/gemm_w4a16.cu
+ExpertTiles      cuda/moe.cuh
+RouteCall, Scoring, SortCall, CombineCall    cuda/moe_routing.cu
+ExpertProductCall    cuda/moe_product.cu
 """
 
 import ctypes
@@ -224,4 +227,70 @@ class Int4GemmCall(ctypes.Structure):
         ("num_outputs", ctypes.c_int32),
         ("group_size", ctypes.c_int32),
         ("num_splits", ctypes.c_int32),
+    )
+
+
+class ExpertTiles(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("num_tiles", "expert", "pair"))
+
+
+class Scoring(IntEnum):
+    SOFTMAX = 0
+    SIGMOID = 1
+
+
+class RouteCall(ctypes.Structure):
+    _fields_ = (
+        ("logits", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("experts", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("num_tokens", ctypes.c_void_p),
+        ("logits_stride", ctypes.c_int64),
+        ("num_experts", ctypes.c_int32),
+        ("top_k", ctypes.c_int32),
+        ("scoring", ctypes.c_int32),
+        ("renormalise", ctypes.c_int32),
+        ("num_groups", ctypes.c_int32),
+        ("top_groups", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+    )
+
+
+class SortCall(ctypes.Structure):
+    _fields_ = (
+        ("experts", ctypes.c_void_p),
+        ("num_tokens", ctypes.c_void_p),
+        ("tiles", ExpertTiles),
+        ("num_experts", ctypes.c_int32),
+        ("top_k", ctypes.c_int32),
+    )
+
+
+class CombineCall(ctypes.Structure):
+    _fields_ = (
+        ("pairs", ctypes.c_void_p),
+        ("experts", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("shared", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("num_tokens", ctypes.c_void_p),
+        ("out_stride", ctypes.c_int64),
+        ("num_experts", ctypes.c_int32),
+        ("top_k", ctypes.c_int32),
+        ("hidden_size", ctypes.c_int32),
+    )
+
+
+class ExpertProductCall(ctypes.Structure):
+    _fields_ = (
+        ("input", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+        ("tiles", ExpertTiles),
+        ("input_stride", ctypes.c_int64),
+        ("output_stride", ctypes.c_int64),
+        ("in_features", ctypes.c_int32),
+        ("out_features", ctypes.c_int32),
+        ("pairs_per_input", ctypes.c_int32),
     )

@@ -98,11 +98,20 @@ def sampling(logits: Element = "Float32") -> Variant:
     return Variant("sampling.cu", MappingProxyType({"LOGIT_TYPE": logits}), logits)
 
 
+def moe(source: str, element: Element, tile_rows: int) -> Variant:
+    """`source` is moe_routing or moe_product; `tile_rows`, of both the same, is 16 for few tokens and 64 for many."""
+    macros: dict[str, str | int] = {"ELEMENT_TYPE": element, "TILE_ROWS": tile_rows}
+    return Variant(f"{source}.cu", MappingProxyType(macros), f"{element} {tile_rows} rows")
+
+
 def all_variants() -> list[Variant]:
     variants = [only("update_rows"), only("block_copy"), only("count_tokens")]
     variants += [sampling("Float32"), sampling("Bfloat16"), sampling("Float16")]
     variants += [norm_act(element, output) for element, output in OUTPUT_TYPES]
     variants += [gemm_w4a16(element, tiles) for element in ACTIVATION_TYPES for tiles in TOKEN_TILES]
+    for element in ACTIVATION_TYPES:
+        for tile_rows in (16, 64):
+            variants += [moe("moe_routing", element, tile_rows), moe("moe_product", element, tile_rows)]
     for head_dim in HEAD_DIMS:
         for query, cache in CACHE_TYPES:
             variants.append(attention("paged_decode", head_dim, query, cache))
