@@ -90,7 +90,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_seqs: int = 256
     max_num_batched_tokens: int | None = None
-    """None: 2048, or max_model_len where that is larger and chunked prefill is off."""
+    """None: 2048, on a large GPU 8192; or max_model_len where that is larger and chunked prefill is off."""
     enable_chunked_prefill: bool = True
     policy: SchedulingPolicy = "fcfs"
     max_num_queued_reqs: int = 1024

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from fake_driver import FakeEvent
 from serving import VOCABULARY, Serving, serve, tiny_llama
 from transformers import LlamaForCausalLM
 
+from octavo._core import Failed
 from octavo.errors import ModelError
 
 ROUNDING = 0.02
@@ -150,6 +152,37 @@ def python_calls(work: Callable[[], object]) -> Counter[str]:
     finally:
         sys.setprofile(None)
     return calls
+
+
+@pytest.mark.parametrize("place", ["upload", "download", "record"])
+def test_a_broken_step_ends_its_requests_and_no_others(
+    folder: Path, reference: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    serving = serve(folder, "cuda", monkeypatch)
+    doomed = serving.submit(PROMPTS[2], 60)
+    while serving.engine.stats.generation_tokens < 5:
+        serving.loop.turn(timeout=0.1)
+    if serving.driver is None:
+        pytest.skip("breaks a driver that is not real")
+    broken = FakeEvent(serving.driver, [lambda: 1 / 0])
+    works = getattr(serving.driver, place)
+    with monkeypatch.context() as patch:
+        # A step fails while it is enqueued, or when it is waited for and the next one is in flight.
+        patch.setattr(serving.driver, place, (lambda: broken) if place == "record" else (lambda *_: 1 / 0))
+        serving.loop.turn(timeout=0.1)
+        patch.setattr(serving.driver, place, works)
+        events: list[Any] = []
+        while serving.frontend.num_open:
+            serving.loop.turn(timeout=0.01)
+            serving.engine.check_integrity()
+            events += serving.frontend.drain()
+        events += serving.frontend.drain()
+    (failure,) = [event for event in events if isinstance(event, Failed)]
+    assert failure.request == doomed
+    assert "ZeroDivisionError" in failure.message
+    answers = greedy(serving)
+    behind = torch.cat([distances(reference, *pair) for pair in zip(PROMPTS, answers, strict=True)])
+    assert behind.max() <= ROUNDING
 
 
 def test_memory_that_runs_out_is_an_error_that_names_the_flags(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,13 @@ def test_a_gpu_is_used_where_there_is_one(wide: Checkpoint, gpu: Gpu) -> None:
     assert plan_memory(configured(cache={"cache_dtype": "fp8"}), wide).block_bytes == plan.block_bytes // 2
     assert plan_memory(configured(device=DeviceConfig(device="cpu")), wide).device == "cpu"
     assert plan_memory(configured(device=DeviceConfig(executor="native")), wide).device == "cpu"
+
+
+def test_a_large_gpu_takes_wide_steps(wide: Checkpoint, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan_memory(configured(), wide).max_num_batched_tokens == 2048
+    large = replace(gpu, total_bytes=80 * GIB, free_bytes=80 * GIB)
+    monkeypatch.setattr("octavo.engine.gpu.find_gpus", lambda: [large])
+    assert plan_memory(configured(), wide).max_num_batched_tokens == 8192
 
 
 @pytest.mark.parametrize(("utilization", "share"), [(0.5, 12 * GIB), (0.95, 22 * GIB)])

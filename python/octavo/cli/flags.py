@@ -170,7 +170,7 @@ FLAGS: tuple[Flag, ...] = (
         name="max-num-batched-tokens",
         kind=SIZE,
         target="scheduler.max_num_batched_tokens",
-        help="tokens in one step, at most (default: 2048)",
+        help="tokens in one step, at most (default: 2048; on a large GPU 8192)",
     ),
     Flag(
         name="enable-chunked-prefill",

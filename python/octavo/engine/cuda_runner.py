@@ -84,9 +84,17 @@ class CudaRunner:
         self._forward(self._tokens.shape[0], self._arena.column("logits_index", num_samples))
         self._driver.record().synchronize()
 
-    @torch.inference_mode()
     def execute(self, plan: Plan) -> None:
         """Enqueues the step."""
+        try:
+            self._enqueue(plan)
+        except BaseException:
+            # The arena is used again at once; what was enqueued may still read it.
+            self._driver.record().synchronize()
+            raise
+
+    @torch.inference_mode()
+    def _enqueue(self, plan: Plan) -> None:
         self._arena.upload(plan)
         if plan.num_block_copies:
             self._kernels.copy_blocks.launch(COPY_BLOCKS, self._copies)

@@ -21,6 +21,9 @@ from octavo.models.registry import spec_for
 
 DEFAULT_BATCHED_TOKENS = 2048
 
+LARGE_GPU_BYTES, LARGE_GPU_BATCHED_TOKENS = 32 << 30, 8192
+"""A large GPU multiplies wider steps at no less speed, and has room for their activations."""
+
 DEFAULT_KV_BYTES = 4 << 30
 """A computer's memory has other uses: more than this, or than one longest request, takes --kv-cache-memory-bytes."""
 
@@ -88,7 +91,9 @@ def plan_memory(config: EngineConfig, checkpoint: Checkpoint) -> MemoryPlan:
     spec = spec_for(checkpoint.config)
     gpu = device_for(config, spec)
     max_model_len = _model_length(config, checkpoint)
-    max_tokens = resolve_batched_tokens(config, max_model_len)
+    is_large = gpu is not None and gpu.total_bytes >= LARGE_GPU_BYTES
+    default_tokens = LARGE_GPU_BATCHED_TOKENS if is_large else DEFAULT_BATCHED_TOKENS
+    max_tokens = resolve_batched_tokens(config, max_model_len, default_tokens)
     max_seqs, block_size = config.scheduler.max_num_seqs, config.cache.block_size
     step = Step(max_tokens=max_tokens, max_samples=max_seqs, max_model_len=max_model_len)
     if gpu is None:
@@ -128,13 +133,13 @@ def plan_memory(config: EngineConfig, checkpoint: Checkpoint) -> MemoryPlan:
     )
 
 
-def resolve_batched_tokens(config: EngineConfig, max_model_len: int) -> int:
+def resolve_batched_tokens(config: EngineConfig, max_model_len: int, default: int = DEFAULT_BATCHED_TOKENS) -> int:
     """The step's token budget. ModelError when it contradicts max_num_seqs, or a whole prompt has no room."""
     scheduler = config.scheduler
     tokens = scheduler.max_num_batched_tokens
     if tokens is None:
         whole = 0 if scheduler.enable_chunked_prefill else max_model_len
-        return max(DEFAULT_BATCHED_TOKENS, scheduler.max_num_seqs, whole)
+        return max(default, scheduler.max_num_seqs, whole)
     if tokens < scheduler.max_num_seqs:
         raise ModelError(
             f"--max-num-batched-tokens {tokens} is less than --max-num-seqs {scheduler.max_num_seqs}: "
