@@ -117,6 +117,40 @@ class PagedStep:
             scale=shape.head_dim**-0.5,
         )
 
+    def torch_paged(self) -> Callable[[], object] | None:
+        """torch's own attention over the same pages; None where this torch or this GPU does not have it."""
+        try:
+            from torch.nn.attention.varlen import varlen_attn_out
+        except ImportError:
+            return None
+        device = self.query.device
+        starts = torch.arange(self._requests + 1, dtype=torch.int32, device=device) * self._num_query
+        used = torch.full((self._requests,), self._length, dtype=torch.int32, device=device)
+        out = torch.empty_like(self.query)
+
+        def attend() -> None:
+            varlen_attn_out(
+                out,
+                self.query,
+                self.cache[0],
+                self.cache[1],
+                starts,
+                None,
+                self._num_query,
+                self._length,
+                window_size=(-1, 0),
+                enable_gqa=True,
+                seqused_k=used,
+                block_table=self.tables,
+            )
+
+        try:
+            attend()
+        except (RuntimeError, TypeError, ValueError) as error:
+            print(f"without torch's paged attention: {str(error).splitlines()[0]}")
+            return None
+        return attend
+
     def dense(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query, keys and values of the same step without pages: [requests, heads, tokens, dim]."""
         pages = self.cache[:, self.tables.long()].flatten(2, 3)[:, :, : self._length]
@@ -156,17 +190,22 @@ def prefill(driver: Driver, shape: Shape, batch: int, length: int) -> dict[str, 
     step = PagedStep(driver, shape, batch, length, length)
     call = step.call(tile_rows)
     query, keys, values = step.dense()
-    taken = seconds(
-        {
-            "ours": lambda: kernel.launch(kernel.resident_blocks, call),
-            "torch": lambda: torch.nn.functional.scaled_dot_product_attention(
-                query, keys, values, is_causal=True, enable_gqa=True
-            ),
-        }
-    )
+    works: dict[str, Callable[[], object]] = {
+        "ours": lambda: kernel.launch(kernel.resident_blocks, call),
+        "torch": lambda: torch.nn.functional.scaled_dot_product_attention(
+            query, keys, values, is_causal=True, enable_gqa=True
+        ),
+    }
+    paged = step.torch_paged()
+    if paged is not None:
+        works["torch_paged"] = paged
+    taken = seconds(works)
     operations = 2 * batch * length * length * shape.num_heads * shape.head_dim
     name = f"prefill_b{batch}_t{length}"
-    return {
+    figures = {
         f"{name}_tflop_per_s": operations / taken["ours"] / 1e12,
         f"{name}_speedup_over_torch_without_pages": taken["torch"] / taken["ours"],
     }
+    if "torch_paged" in taken:
+        figures[f"{name}_speedup_over_torch_with_pages"] = taken["torch_paged"] / taken["ours"]
+    return figures
