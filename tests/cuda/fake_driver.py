@@ -8,7 +8,9 @@ stay as it is until then.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+import gc
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +34,7 @@ class FakeDriver:
         self.num_launches = self.num_replays = self.num_in_flight = self.most_in_flight = 0
         self._schedules = schedules()
         self._tape: Tape | None = None
+        self.tapes: list[Tape] = []
         self._launched: set[str] = set()
         self._pending: list[Callable[[], None]] = []
 
@@ -82,7 +85,26 @@ class FakeDriver:
                 result = work()
         finally:
             self._tape = None
+        self.tapes.append(tape)
         return tape, result
+
+    def check_graphs(self) -> int:
+        """How many addresses the graphs keep. AssertionError for one in memory that was given back since."""
+        tensors = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+        storages = [tensor.untyped_storage() for tensor in tensors]
+        held = sorted({(storage.data_ptr(), storage.data_ptr() + storage.nbytes()) for storage in storages})
+        starts = [start for start, _ in held]
+        count = 0
+        for tape in self.tapes:
+            for step in tape.steps:
+                for field, address in addresses(step[3]) if isinstance(step[0], HostKernels) else ():
+                    nearest = bisect_right(starts, address) - 1
+                    assert nearest >= 0, f"{step[1]}: {field} is before all memory"
+                    assert any(address < end for _, end in held[max(nearest - 8, 0) : nearest + 1]), (
+                        f"a graph's {step[1]} has {field} in memory that nobody holds"
+                    )
+                    count += 1
+        return count
 
     def launch(self, kernels: HostKernels, name: str, grid: int, call: ctypes.Structure) -> None:
         if grid < 1:
@@ -98,6 +120,16 @@ class FakeDriver:
     def run(self, kernels: HostKernels, name: str, grid: int, call: ctypes.Structure) -> None:
         self.num_launches += 1
         kernels.launch(name, grid, [call], next(self._schedules))
+
+
+def addresses(call: ctypes.Structure) -> Iterator[tuple[str, int]]:
+    """The pointers of a structure that are not null, with their names."""
+    for name, kind in call._fields_:
+        value = getattr(call, name)
+        if isinstance(value, ctypes.Structure):
+            yield from ((f"{name}.{inner}", address) for inner, address in addresses(value))
+        elif kind is ctypes.c_void_p and value:
+            yield name, value
 
 
 def _arrive(target: torch.Tensor, taken: torch.Tensor) -> None:

@@ -84,6 +84,7 @@ def test_greedy_answers(
     assert (behind == 0).float().mean() >= 0.95
     if serving.driver is not None:
         assert (serving.driver.num_replays > 0) == (not options.get("enforce_eager"))
+        assert (serving.driver.check_graphs() > 100) == (not options.get("enforce_eager"))
         assert serving.driver.most_in_flight == 1 + scheduler.get("async_scheduling", True)
     assert answers == greedy(serve(folder, "cpu", monkeypatch, cache=cache, **scheduler))
 

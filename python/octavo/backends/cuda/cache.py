@@ -14,6 +14,9 @@ from octavo.models.rope import cos_sin_table
 from octavo.models.spec import DecoderSpec
 
 CACHE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "fp8": torch.uint8}
+WRITE_HEADS = 4
+"""That a block of kv_write does at once."""
+
 COPY_BLOCKS = 128
 """Of the kernel that copies blocks of the cache: enough to fill a GPU's memory channels."""
 
@@ -98,7 +101,7 @@ class CudaAttention:
         write.qkv = qkv.data_ptr()
         write.query_norm = None if query_norm is None else query_norm.data_ptr()
         write.key_norm = None if key_norm is None else key_norm.data_ptr()
-        kernels.kv_write.launch(rows, write)
+        kernels.kv_write.launch(-(-rows * (write.num_heads + 2 * write.num_kv_heads) // WRITE_HEADS), write)
         out = qkv.new_empty(rows, self._spec.query_size)
         call = self._decodes[layer]
         call.query, call.output = qkv.data_ptr(), out.data_ptr()
