@@ -136,6 +136,8 @@ def test_a_gpu_is_used_where_there_is_one(wide: Checkpoint, gpu: Gpu) -> None:
     assert (plan.num_blocks, plan.block_bytes) == (3 * 32, 2 * 2 * 16 * 2 * 64 * 2)
     assert plan.weights_bytes == sum(info.nbytes // 2 for _, info in wide.tensors())
     assert "CUDA kernels on one NVIDIA Test; 22.00 GiB of memory available" in plan.describe()
+    half = plan_memory(configured(cache={"cache_dtype": "float16"}), wide)
+    assert (half.dtype, half.kv_dtype) == ("float16", "float16")
     assert plan_memory(configured(cache={"cache_dtype": "fp8"}), wide).block_bytes == plan.block_bytes // 2
     assert plan_memory(configured(device=DeviceConfig(device="cpu")), wide).device == "cpu"
     assert plan_memory(configured(device=DeviceConfig(executor="native")), wide).device == "cpu"
@@ -170,6 +172,12 @@ def test_the_cache_takes_its_share_of_the_whole_gpu_and_no_more_than_is_free(
             "--block-size 24 is no power of two",
         ),
         (configured(cache={"cache_dtype": "int8"}, device=DeviceConfig(device="cuda")), "no --kv-cache-dtype int8"),
+        (
+            configured(
+                model={"dtype": "bfloat16"}, cache={"cache_dtype": "float16"}, device=DeviceConfig(device="cuda")
+            ),
+            "--kv-cache-dtype float16 with --dtype bfloat16",
+        ),
         (configured(cache={"gpu_memory_utilization": 0.04}), "before any KV cache.*lower --max-num-batched-tokens"),
     ],
 )

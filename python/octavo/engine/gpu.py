@@ -1,7 +1,7 @@
 """Whether a model runs on the GPU, and what it takes there, from file headers and the driver alone: without torch.
 
-device_for(config, spec, checkpoint) -> Gpu | None      which GPU; None is the CPU
-gpu_choice(config, spec, checkpoint, step) -> Choice     types and sizes
+device_for(config, spec) -> Gpu | None                  which GPU; None is the CPU
+gpu_choice(config, spec, checkpoint, step) -> Choice    types and sizes
 """
 
 import logging
@@ -19,7 +19,11 @@ from octavo.models.spec import DecoderSpec
 logger = logging.getLogger(__name__)
 
 GPU_RUNTIME_BYTES = 1 << 30
-"""An allowance for what CUDA, cuBLAS and loaded kernels take of a GPU. `make check-gpu` prints what they took."""
+"""An allowance for CUDA, cuBLAS, loaded kernels, and the small buffers of attention. `make check-gpu` prints what torch
+took."""
+
+MOST_TOKENS = 1 << 20
+"""Of a vocabulary; cuda/sampling.cu."""
 
 
 def device_for(config: EngineConfig, spec: DecoderSpec) -> Gpu | None:
@@ -40,10 +44,11 @@ def device_for(config: EngineConfig, spec: DecoderSpec) -> Gpu | None:
 
 def gpu_choice(config: EngineConfig, spec: DecoderSpec, checkpoint: Checkpoint, step: Step) -> Choice:
     """16-bit weights and activations; float32 checkpoints become bfloat16, as in vLLM."""
-    dtype = config.model.dtype
-    if dtype == "auto":
+    dtype, cache_dtype = config.model.dtype, config.cache.cache_dtype
+    if dtype == "auto" and cache_dtype in ("bfloat16", "float16"):
+        dtype = cache_dtype  # a 16-bit cache has the type of the model
+    elif dtype == "auto":
         dtype = "float16" if stored_dtype(checkpoint) in ("F16", "float16") else "bfloat16"
-    cache_dtype = config.cache.cache_dtype
     return Choice(
         executor="torch",
         dtype=dtype,
@@ -71,6 +76,10 @@ def _gpu_lacks(config: EngineConfig, spec: DecoderSpec) -> str | None:
         return f"it has no --quantization {model.quantization}"
     if spec.head_dim not in HEAD_DIMS:
         return f"heads of {spec.head_dim} dimensions; its kernels have {', '.join(map(str, HEAD_DIMS))}"
+    if spec.hidden_size % 8 or spec.intermediate_size % 8:
+        return f"rows of {spec.hidden_size} and {spec.intermediate_size} numbers; its kernels need multiples of 8"
+    if spec.vocab_size > MOST_TOKENS:
+        return f"a vocabulary of {spec.vocab_size} tokens; its sampling has at most {MOST_TOKENS}"
     if cache.block_size & (cache.block_size - 1):
         return f"--block-size {cache.block_size} is no power of two"
     if cache.cache_dtype in ("float32", "int8"):
