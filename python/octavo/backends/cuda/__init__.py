@@ -1,11 +1,11 @@
 """The CUDA backend. Imported only where a GPU is used, or its kernels are compiled.
 
 gpu          which GPUs there are, without touching them
-installation whether driver, PyTorch and CuPy fit together
+installation  whether driver, PyTorch and CuPy fit together
 driver       all that needs a GPU, as a protocol, and the real one
 kernels      the kernels that a model needs, loaded
 arena        the step's columns on the GPU
-ops,         cache   the decoder's operations, the KV cache and its attention
+ops, cache   the decoder's operations, the KV cache and its attention
 self_check   a second's work for `octavo doctor`
 nvrtc        NVIDIA's run-time compiler, through ctypes: no driver, no GPU
 elf          reads what a cubin says of its kernels
