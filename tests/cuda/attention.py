@@ -55,6 +55,16 @@ class Case:
     seed: int = 0
     row_tiles: int = 0
     """Of a warp in prefill; 0: the kernel's own choice."""
+    value_dim: int = 0
+    """0: a value is as long as a key; else it is the key's first numbers, and attn_mla.cu decodes."""
+
+    @property
+    def output_dim(self) -> int:
+        return self.value_dim or self.head_dim
+
+    @property
+    def decode_source(self) -> str:
+        return "attn_mla.cu" if self.value_dim else "paged_decode.cu"
 
 
 @cache
@@ -70,7 +80,7 @@ def kernels_of(
 def kernels_for(case: Case, folder: Path = KERNELS) -> list[HostKernels]:
     """What runs the case, but for merging."""
     counts = {count for count, _ in case.requests}
-    decode = [kernels_of("paged_decode.cu", case.head_dim, case.types, 0, folder)] if 1 in counts else []
+    decode = [kernels_of(case.decode_source, case.head_dim, case.types, 0, folder)] if 1 in counts else []
     prefill = [kernels_of("paged_prefill.cu", case.head_dim, case.types, case.row_tiles, folder)]
     return decode + (prefill if counts - {1} else [])
 
@@ -137,7 +147,7 @@ class Step:
             encoded = ENCODE[cache_type](stored)
             decoded = DECODE[cache_type](encoded).astype(np.float64) * scales[:, None, :, None]
             self.keys.append(decoded[0])
-            self.values.append(decoded[1])
+            self.values.append(decoded[0][..., : case.value_dim] if case.value_dim else decoded[1])
             for column, first in enumerate(range(0, length, case.page)):
                 block = free.pop()
                 table[row, column] = block
@@ -147,7 +157,7 @@ class Step:
 
         self.sinks = random.standard_normal(num_heads).astype(np.float32) * 3 if case.sinks else None
         self.scale = case.head_dim**-0.5
-        self.output = guarded(np.full(query.shape, NAN[query_type], np.uint16))
+        self.output = guarded(np.full((num_tokens, num_heads, case.output_dim), NAN[query_type], np.uint16))
         self.log_sums = guarded(np.full((num_tokens, num_heads), np.nan, np.float32))
         self._kept: list[Array] = []
         self.call = AttentionCall(
@@ -174,6 +184,8 @@ class Step:
             self._spread_cache(codes)
         else:
             self._lay_out_cache(codes)
+        if case.value_dim:
+            self.call.values = None
 
     def _keep(self, array: Array) -> int:
         """The address of a guarded copy that lives as long as the step."""
@@ -209,7 +221,7 @@ class Step:
             for name, column in zip(names[1:], columns.T, strict=True):
                 setattr(target, name, self._keep(column))
         partial = (max(work.num_slots, 1), num_heads)
-        self.call.partial_output = self._keep(np.full((*partial, self.case.head_dim), np.nan, np.float32))
+        self.call.partial_output = self._keep(np.full((*partial, self.case.output_dim), np.nan, np.float32))
         self.call.partial_log_sums = self._keep(np.full(partial, np.nan, np.float32))
 
     def expected(self, entry: int) -> tuple[Array, Array]:
@@ -250,9 +262,10 @@ def check(case: Case, schedule: Schedule, folder: Path = KERNELS) -> float:
     call = step.call
 
     def launch(source: str, grid: int, row_tiles: int = 0) -> None:
-        # Merging reads no cache: one build for all types of it.
-        types = case.types if source != "attention_merge.cu" else (case.types[0], case.types[0])
-        kernels = kernels_of(source, case.head_dim, types, row_tiles, folder)
+        if source == "attention_merge.cu":  # it reads no cache: one build for all types of that
+            kernels = kernels_of(source, case.output_dim, (case.types[0], case.types[0]), 0, folder)
+        else:
+            kernels = kernels_of(source, case.head_dim, case.types, row_tiles, folder)
         kernels.launch(source.removesuffix(".cu"), grid, [call], schedule)
 
     def run(work: Work, source: str, row_tiles: int = 0) -> None:
@@ -262,7 +275,7 @@ def check(case: Case, schedule: Schedule, folder: Path = KERNELS) -> float:
             launch("attention_merge.cu", case.grid)
 
     if decodes:
-        run(plan_work(case, step.query_start, None, 0), "paged_decode.cu")
+        run(plan_work(case, step.query_start, None, 0), case.decode_source)
     for entry, (count, _) in enumerate(case.requests):
         rows = slice(step.query_start[entry], step.query_start[entry + 1])
         if count > 1:
@@ -278,7 +291,7 @@ def check(case: Case, schedule: Schedule, folder: Path = KERNELS) -> float:
         expected, log_sums = step.expected(entry)
         actual = DECODE[case.types[0]](step.output[rows]).astype(np.float64)
         assert np.isfinite(actual).all(), f"request {entry}: output that was not written, or NaN"
-        floor = ROUNDING_FLOOR[case.types[0]] * case.head_dim**0.5
+        floor = ROUNDING_FLOOR[case.types[0]] * case.output_dim**0.5
         distance = np.maximum(np.linalg.norm(actual - expected, axis=-1) - floor, 0)
         error = distance / np.linalg.norm(expected, axis=-1)
         worst = max(worst, float(error.max()))

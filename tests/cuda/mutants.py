@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 DECODE, PREFILL, ATTENTION, MERGE = "paged_decode.cu", "paged_prefill.cu", "attention.cuh", "attention_merge.cu"
+DECODE_UNIT, MLA = "decode.cuh", "attn_mla.cu"
 KV_WRITE, NORM_ACT = "kv_write.cu", "norm_act.cu"
 UPDATE_ROWS, BLOCK_COPY = "update_rows.cu", "block_copy.cu"
 GEMM_W4A16 = "gemm_w4a16.cu"
@@ -20,7 +21,7 @@ class Mutant:
 MUTANTS = (
     Mutant("control: no change", ATTENTION, "", ""),
     # copies and barriers of decode
-    Mutant("decode: the query has no group of its own", DECODE, "commit_copies();  // the first", "// the first"),
+    Mutant("decode: the query has no group of its own", DECODE_UNIT, "commit_copies();  // the first", "// the first"),
     Mutant("decode: no barrier before the query is read", DECODE, "__syncthreads();  // the query", "// the query"),
     Mutant("decode: no barrier after a wait", DECODE, "__syncwarp();  // what the", "// what the"),
     Mutant(
@@ -44,18 +45,21 @@ MUTANTS = (
     Mutant("decode: no mask at the end of the keys", DECODE, "token >= unit.kv_end", "token > unit.kv_end"),
     Mutant(
         "decode: a window one key too wide",
-        DECODE,
+        DECODE_UNIT,
         "call.seq_len[entry] - call.window",
         "call.seq_len[entry] - 1 - call.window",
     ),
     Mutant(
-        "decode: all heads of a wide group are the first", DECODE, "kv_head * group + first_of_group", "kv_head * group"
+        "decode: all heads of a wide group are the first",
+        DECODE_UNIT,
+        "kv_head * group + first_of_group",
+        "kv_head * group",
     ),
     Mutant("decode: a part goes to the token's row", DECODE, "is_part ? unit.slot : unit.token", "unit.token"),
     Mutant(
         "decode: the sink is in each part", DECODE, "is_part ? -INFINITY : sink_of(call, head)", "sink_of(call, head)"
     ),
-    Mutant("decode: an entry is taken for a token", DECODE, "call.query_start[entry]", "entry"),
+    Mutant("decode: an entry is taken for a token", DECODE_UNIT, "call.query_start[entry]", "entry"),
     Mutant(
         "decode: a window before all keys is not a number",
         DECODE,
@@ -152,6 +156,27 @@ MUTANTS = (
         "end_softmax(highest, total, -INFINITY)",
     ),
     Mutant("merge: a part without keys", MERGE, "highest == -INFINITY ? 0.f : highest", "0.f"),
+    # attn_mla
+    Mutant("mla: no barrier before the tile is read", MLA, "__syncthreads();  // the tile is there", "//"),
+    Mutant("mla: no barrier before the maxima are read", MLA, "__syncthreads();  // every warp has its maxima", ""),
+    Mutant("mla: no barrier before the probabilities", MLA, "__syncthreads();  // the probabilities are whole", ""),
+    Mutant("mla: the next tile comes too early", MLA, "__syncthreads();  // every warp is done with tile", "//"),
+    Mutant("mla: no barrier before the totals", MLA, "__syncthreads();  // every warp has its totals", ""),
+    Mutant("mla: the next unit starts too early", MLA, "__syncthreads();  // every warp has read", "//"),
+    Mutant("mla: waits for one tile too few", MLA, "wait_for_copies<NUM_STAGES - 1>", "wait_for_copies<NUM_STAGES>"),
+    Mutant("mla: copies into the tile in use", MLA, "next_stage + 1 == NUM_STAGES ? 0", "next_stage < 9 ? 0"),
+    Mutant("mla: no mask at the end of the keys", MLA, "i % 2 >= unit.kv_end", "i % 2 > unit.kv_end"),
+    Mutant("mla: a softmax of each warp", MLA, "memory.highest[other][row]", "memory.highest[warp][row]"),
+    Mutant("mla: the total of one warp", MLA, "other < NUM_WARPS; other++) total", "other < 1; other++) total"),
+    Mutant("mla: sums are not rescaled", MLA, "sums.columns[column][2 * half + 1] *= rescale;", ""),
+    Mutant("mla: half of the dimensions of a score", MLA, "Product::mma(scores[0], a, b[2], b[3]);", ""),
+    Mutant("mla: every warp has the first values", MLA, "+ warp * WARP_VALUES * 2 +", "+"),
+    Mutant("mla: values of the first tokens twice", MLA, "values + step * 16 * CACHE_PITCH", "values"),
+    Mutant("mla: tokens of one warp", MLA, "(warp * WARP_TOKENS + lane % 4 * 2) * 2", "(lane % 4 * 2) * 2"),
+    Mutant("mla: a part goes to the token's row", MLA, "is_part ? unit.slot : unit.token", "unit.token"),
+    Mutant("mla: the sink is in each part", MLA, "is_part ? -INFINITY : sink_of(call, head)", "sink_of(call, head)"),
+    Mutant("mla: heads that are not there are written", MLA, "if (row >= unit.num_rows) continue;", ""),
+    Mutant("mla: bank conflicts of probabilities", MLA, "tile_pitch(TILE_TOKENS * 2)", "TILE_TOKENS * 2"),
     # kv_write
     Mutant(
         "kv_write: tokens behind the count too", KV_WRITE, "*call.num_tokens * heads", "(*call.num_tokens + 1) * heads"

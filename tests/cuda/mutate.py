@@ -35,9 +35,11 @@ from mutants import (
     ATTENTION,
     BLOCK_COPY,
     DECODE,
+    DECODE_UNIT,
     GEMM_W4A16,
     KV_WRITE,
     MERGE,
+    MLA,
     MUTANTS,
     NORM_ACT,
     PREFILL,
@@ -61,6 +63,11 @@ DECODE_CASES = (
     Case(((1, 65), (1, 200), (1, 129)), 64, (4, 2), page=1, chunk=64, window=40, grid=1),
     Case(((1, 150), (1, 65)), 64, (8, 2), types=("bf16", "fp8")),
     Case(((3, 9), (1, 65)), 64, (4, 2), row_tiles=1),
+)
+MLA_CASES = (
+    Case(((1, 75), (1, 1)), 576, (21, 1), value_dim=512, sinks=True, grid=1),
+    Case(((1, 150), (1, 65)), 576, (16, 1), page=1, chunk=64, value_dim=512, sinks=True, window=100),
+    Case(((1, 200), (1, 200), (1, 70)), 576, (3, 1), chunk=64, value_dim=512, window=40, grid=1),
 )
 PREFILL_CASES = (
     Case(((5, 5), (33, 97), (25, 130)), 64, (7, 1), sinks=True, soft_cap=8.0, row_tiles=1),
@@ -113,7 +120,8 @@ GEMM_W4A16_CASES = (
 GEMM_RESULTS: dict[gemm_w4a16.Case, bytes] = {}
 """Of each case, the first result."""
 MOE_CASES = tuple(
-    MOE[name] for name in ("odd-shapes", "deepseek", "equal-scores", "elsewhere", "groups-by-their-best", "wide")
+    MOE[name]
+    for name in ("odd-shapes", "deepseek", "equal-scores", "elsewhere", "groups-by-their-best", "wide", "whole-pages")
 )
 
 
@@ -138,6 +146,8 @@ def check_gemm(case: gemm_w4a16.Case, schedule: Schedule, folder: Path) -> None:
 
 SUITES = {
     DECODE: Suite(DECODE_CASES, check_attention),
+    DECODE_UNIT: Suite(DECODE_CASES, check_attention),
+    MLA: Suite(MLA_CASES, check_attention),
     PREFILL: Suite(PREFILL_CASES, check_attention),
     ATTENTION: Suite(DECODE_CASES + PREFILL_CASES, check_attention),
     MERGE: Suite(DECODE_CASES + PREFILL_CASES, check_attention),

@@ -24,6 +24,7 @@ SHORT = {
     "every-expert": Case(num_tokens=4, num_experts=6, top_k=6, renormalise=False, scoring=Scoring.SIGMOID),
     "most-experts": Case(num_tokens=2, num_experts=512, top_k=32, hidden_size=16, intermediate_size=16),
     "elsewhere": Case(num_tokens=30, num_experts=6, top_k=3, absent=True, shared=True),
+    "whole-pages": Case(num_tokens=32, num_experts=3, top_k=1, hidden_size=56, intermediate_size=56),
     "no-tokens": Case(num_tokens=0),
 }
 

@@ -1,4 +1,4 @@
-"""paged_decode, paged_prefill and attention_merge on the CPU, against float64."""
+"""paged_decode, paged_prefill, attn_mla and attention_merge on the CPU, against float64."""
 
 from itertools import islice, product
 from typing import Any
@@ -56,6 +56,23 @@ def cases_of(requests: tuple[tuple[tuple[int, int], ...], ...], chunks: tuple[in
 
 ALL_DECODES = cases_of(DECODES, (1 << 20, 64, 128))
 ALL_PREFILLS = cases_of(PREFILLS, (1 << 20, 64))
+LATENTS = [
+    Case(
+        requests,
+        576,
+        (num_heads, 1),
+        PAGES[number % 4],
+        types,
+        chunk=(1 << 20, 64, 96)[number % 3],
+        grid=1 + number % 5,
+        seed=number,
+        value_dim=512,
+        **extra,
+    )
+    for number, (requests, num_heads, types, extra) in enumerate(
+        product(DECODES, (1, 16, 20, 40), TYPES[:2], (EXTRAS[0], EXTRAS[2], EXTRAS[3]))
+    )
+]
 SHORT = [
     Case(DECODES[2], 64, (8, 2), chunk=64, sinks=True, soft_cap=20.0),
     Case(DECODES[2], 64, (7, 1), page=1, chunk=64, window=40),
@@ -71,6 +88,9 @@ SHORT = [
     Case(PREFILLS[0], 128, (20, 1), types=("bf16", "fp8"), chunk=64, window=50, layout="interleaved"),
     Case(PREFILLS[2], 128, (4, 2), types=("bf16", "fp8"), sinks=True),
     Case(PREFILLS[0], 80, (4, 2), types=("fp16", "fp16"), page=64, sinks=True),
+    Case(DECODES[2], 576, (16, 1), page=64, value_dim=512),
+    Case(DECODES[2], 576, (21, 1), page=1, chunk=64, value_dim=512, sinks=True, window=100),
+    Case(((1, 33), (1, 70)), 576, (5, 1), types=("fp16", "fp16"), value_dim=512, layout="sparse"),
 ]
 
 
@@ -100,3 +120,9 @@ def test_all_cases(kind: str, head_dim: int) -> None:
     cases = [case for case in (ALL_DECODES if kind == "decode" else ALL_PREFILLS) if case.head_dim == head_dim]
     worst = [check(case, schedule) for case, schedule in zip(cases, schedules(head_dim), strict=False)]
     print(f"{kind}, head dimension {head_dim}: {len(worst)} cases, worst relative error {np.max(worst):.1e}")
+
+
+@pytest.mark.cuda_host_all
+def test_all_latents() -> None:
+    worst = [check(case, schedule) for case, schedule in zip(LATENTS, schedules(), strict=False)]
+    print(f"latents: {len(worst)} cases, worst relative error {np.max(worst):.1e}")

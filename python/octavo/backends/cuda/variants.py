@@ -32,6 +32,9 @@ def architecture_of(major: int, minor: int) -> str:
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
 
+LATENT_DIM, LATENT_VALUE_DIM = 576, 512
+"""Of MLA: a cached vector, which is a token's key, and what of it is the value."""
+
 ACTIVATION_TYPES: tuple[Element, ...] = ("Bfloat16", "Float16")
 
 QUANTISED_TYPES: tuple[Element, ...] = ("Float8", "Int8")
@@ -112,6 +115,8 @@ def all_variants() -> list[Variant]:
     for element in ACTIVATION_TYPES:
         for tile_rows in (16, 64):
             variants += [moe("moe_routing", element, tile_rows), moe("moe_product", element, tile_rows)]
+        variants.append(attention("attn_mla", LATENT_DIM, element, element))
+        variants.append(attention("attention_merge", LATENT_VALUE_DIM, element, element))
     for head_dim in HEAD_DIMS:
         for query, cache in CACHE_TYPES:
             variants.append(attention("paged_decode", head_dim, query, cache))

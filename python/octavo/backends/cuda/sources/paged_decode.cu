@@ -10,13 +10,13 @@
 //
 // Decoding reads far more than it computes. All that matters is to have enough bytes on their way: while a warp
 // computes one tile, the copies of the next NUM_STAGES - 1 are under way, for every warp on the multiprocessor.
-#include "attention.cuh"
+#include "decode.cuh"
 
 #ifndef NUM_STAGES
 #define NUM_STAGES 2
 #endif
 
-constexpr int QUERY_ROWS = 16, TILE_TOKENS = 16;
+constexpr int TILE_TOKENS = 16;
 // Two warps where four would need more shared memory than the 99 KB that the smaller GPUs have.
 constexpr int NUM_WARPS = CACHE_ROW_BYTES > 256 ? 2 : 4;
 constexpr int NUM_THREADS = NUM_WARPS * WARP_SIZE;
@@ -28,44 +28,6 @@ constexpr int SHARED_BYTES = QUERY_BYTES + (PIPELINE_BYTES > MERGE_BYTES ? PIPEL
 constexpr bool QUERY_IN_REGISTERS = HEAD_DIM <= 128;
 // Blocks that shall fit on a multiprocessor. Without it the compiler may aim higher, and spill.
 constexpr int MIN_BLOCKS = HEAD_DIM <= 128 ? 3 : 2;
-
-struct DecodeUnit {
-  int entry, token, kv_head, first_head, num_rows;  // the rows are the query heads from first_head on
-  int kv_begin, kv_end, slot;
-
-  OCTAVO_DEVICE static int per_item(const AttentionCall& call) {
-    const int group = call.num_heads / call.num_kv_heads;
-    return call.num_kv_heads * ((group + QUERY_ROWS - 1) / QUERY_ROWS);
-  }
-
-  OCTAVO_DEVICE DecodeUnit(const AttentionCall& call, int unit) {
-    const int group = call.num_heads / call.num_kv_heads;
-    const int item = unit / per_item(call), within = unit % per_item(call);
-    const int first_of_group = within / call.num_kv_heads * QUERY_ROWS;
-    entry = call.work.entry[item];
-    token = call.query_start[entry];
-    kv_head = within % call.num_kv_heads;
-    first_head = kv_head * group + first_of_group;
-    num_rows = min(QUERY_ROWS, group - first_of_group);
-    kv_begin = call.work.kv_begin[item];
-    kv_end = call.work.kv_end[item];
-    if (call.window > 0) kv_begin = max(kv_begin, call.seq_len[entry] - call.window);
-    slot = call.work.slot[item];
-  }
-};
-
-OCTAVO_DEVICE void copy_query(const AttentionCall& call, const DecodeUnit& unit, uint8* tile) {
-  constexpr int ROW_CHUNKS = HEAD_DIM * 2 / CHUNK;
-  const uint8* query = static_cast<const uint8*>(call.query) +
-                       (unit.token * call.query_stride + static_cast<int64>(unit.first_head) * HEAD_DIM) * 2;
-  for (int index = threadIdx.x; index < QUERY_ROWS * ROW_CHUNKS; index += NUM_THREADS) {
-    const int row = index / ROW_CHUNKS, chunk = index % ROW_CHUNKS;
-    const bool valid = row < unit.num_rows;
-    const uint8* from = query + ((valid ? row : 0) * ROW_CHUNKS + chunk) * CHUNK;
-    copy_async<CHUNK>(tile + row * QUERY_PITCH + chunk * CHUNK, from, valid);
-  }
-  commit_copies();  // the first group: the tiles' come after it
-}
 
 // One warp's tiles of a unit: the softmax and the sums over their keys.
 OCTAVO_DEVICE void attend_tiles(const AttentionCall& call, const DecodeUnit& unit, const uint8* query_tile,
@@ -198,7 +160,7 @@ paged_decode(const __grid_constant__ AttentionCall call) {
   const int num_units = *call.work.count * DecodeUnit::per_item(call);
   for (int index = blockIdx.x; index < num_units; index += gridDim.x) {
     const DecodeUnit unit(call, index);
-    copy_query(call, unit, query_tile);
+    copy_query<NUM_THREADS>(call, unit, query_tile);
     RunningSoftmax softmax;
     OutputSums sums{};
     attend_tiles(call, unit, query_tile, pipeline, softmax, sums);
