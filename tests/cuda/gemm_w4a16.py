@@ -112,5 +112,5 @@ def check(case: Case, schedule: Schedule, folder: Path = KERNELS) -> bytes:
     allowed = np.abs(expected) * EPS[case.element] + 1e-5 * (np.abs(x) @ np.abs(matrix) + np.abs(expected))
     wrong = ~(np.abs(actual - expected) <= allowed)
     assert not wrong.any(), f"{actual[wrong][0]} for {expected[wrong][0]} at {np.argwhere(wrong)[0]}"
-    assert kernels.statistics.bank_conflicts == 0
+    assert not kernels.statistics.bank_conflicts, f"{kernels.statistics.bank_conflicts} bank conflicts"
     return out.tobytes()

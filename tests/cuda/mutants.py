@@ -344,8 +344,8 @@ MUTANTS = (
     Mutant(
         "gemm_w4a16: copies into the tile in use",
         GEMM_W4A16,
-        "const int ahead = tile + NUM_STAGES - 1;",
-        "const int ahead = tile + NUM_STAGES;",
+        "ahead < NUM_STAGES - 1; ahead++",
+        "ahead < NUM_STAGES; ahead++",
     ),
     Mutant(
         "gemm_w4a16: the next unit starts too early",
@@ -362,8 +362,8 @@ MUTANTS = (
     Mutant(
         "gemm_w4a16: rows behind the last",
         GEMM_W4A16,
-        "first_row + row < call.num_rows;",
-        "first_row + row <= call.num_rows;",
+        "first + row < num_rows);",
+        "first + row <= num_rows);",
     ),
     Mutant(
         "gemm_w4a16: outputs behind the last",
@@ -403,7 +403,10 @@ MUTANTS = (
         "  if (*arrived_before",
     ),
     Mutant(
-        "gemm_w4a16: the last block's sums count twice", GEMM_W4A16, "for (int i = 0; i < 4; i++) sums[i] = 0.f;", ""
+        "gemm_w4a16: the last block's sums count twice",
+        GEMM_W4A16,
+        "totals[quad / TOKEN_TILES][quad % TOKEN_TILES][i] = 0.f;",
+        ";",
     ),
     Mutant(
         "gemm_w4a16: sums are added in the order of arrival",
@@ -415,4 +418,7 @@ MUTANTS = (
     Mutant(
         "gemm_w4a16: the second token of a pair", GEMM_W4A16, "if (row + 1 < call.num_rows)", "if (row < call.num_rows)"
     ),
+    Mutant("gemm_w4a16: the same inputs in every tile", GEMM_W4A16, "x += TILE_INPUTS;", ""),
+    Mutant("gemm_w4a16: the same weights in every tile", GEMM_W4A16, "weights += 2 * WARP_SIZE * 4;", ""),
+    Mutant("gemm_w4a16: the same rows at once", GEMM_W4A16, "x + first / ROWS_AT_ONCE * stride_at_once", "x"),
 )

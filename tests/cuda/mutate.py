@@ -116,6 +116,7 @@ GEMM_W4A16_CASES = (
     gemm_w4a16.Case(rows=9, inputs=320, outputs=64, group=32),
     gemm_w4a16.Case(rows=9, inputs=576, outputs=32, group=192, splits=4, gap=8),
     gemm_w4a16.Case(rows=3, inputs=192, outputs=160, group=64, splits=3, cancelling=True),
+    gemm_w4a16.Case(rows=30, token_tiles=4),
 )
 GEMM_RESULTS: dict[gemm_w4a16.Case, bytes] = {}
 """Of each case, the first result."""

@@ -44,6 +44,8 @@ constexpr int NUM_STAGES = 4;
 constexpr int X_CHUNKS = TILE_INPUTS * 2 / CHUNK, X_PITCH = (X_CHUNKS + 1) * CHUNK, X_BYTES = BLOCK_ROWS * X_PITCH;
 constexpr int STAGE_BYTES = X_BYTES + NUM_THREADS * 2 * CHUNK;
 constexpr int SHARED_BYTES = NUM_STAGES * STAGE_BYTES;
+// Blocks that shall fit on a multiprocessor. Without it the compiler may aim higher, and spill.
+constexpr int MIN_BLOCKS = TOKEN_TILES <= 4 ? 3 : 2;
 
 // Sums of one warp: tiles of 16 outputs, tiles of 8 tokens, and a lane's four of m16n8k16: outputs row and row + 8 (row
 // = lane / 4), each of tokens column and column + 1 (column = 2 · (lane mod 4)).
@@ -72,22 +74,53 @@ struct Unit {
   }
 };
 
-// Starts the copies of one tile of inputs, the tokens' by the whole block and the weights by each lane for itself.
-OCTAVO_DEVICE void copy_tile(const Int4GemmCall& call, const Unit& unit, int tile, uint8* stage) {
-  const auto* x = static_cast<const Element::Storage*>(call.x) + static_cast<int64>(tile) * TILE_INPUTS;
-  for (int index = threadIdx.x; index < BLOCK_ROWS * X_CHUNKS; index += NUM_THREADS) {
-    const int row = index / X_CHUNKS, chunk = index % X_CHUNKS;
-    const bool valid = unit.first_row + row < call.num_rows;
-    const auto* from = x + (valid ? unit.first_row + row : 0) * call.x_stride + chunk * (CHUNK / 2);
-    copy_async<CHUNK>(stage + row * X_PITCH + chunk * CHUNK, from, valid);
+// Starts a unit's copies, tile by tile: the tokens' inputs by the whole block, the weights by each lane for itself. A
+// thread's addresses are found once; a tile then costs additions only.
+class TileCopies {
+  static constexpr int ROWS_AT_ONCE = NUM_THREADS / X_CHUNKS;
+  const Element::Storage* x;  // the thread's chunk of its first row
+  const uint32* weights;      // the lane's
+  int64 stride_at_once;
+  uint8 *stages, *x_place;  // the latter in stage 0
+  int row, num_rows;        // of the thread in the block's, and those that there are
+  int tiles_left, stage = 0;
+  bool has_outputs;
+
+ public:
+  OCTAVO_DEVICE TileCopies(const Int4GemmCall& call, const Unit& unit, uint8* shared)
+      : stages(shared), has_outputs(unit.has_outputs) {
+    const int chunk = threadIdx.x % X_CHUNKS;
+    row = threadIdx.x / X_CHUNKS;
+    num_rows = call.num_rows - unit.first_row;
+    tiles_left = unit.end_tile - unit.first_tile;
+    x = static_cast<const Element::Storage*>(call.x) + (unit.first_row + row) * call.x_stride +
+        unit.first_tile * TILE_INPUTS + chunk * (CHUNK / 2);
+    x_place = shared + row * X_PITCH + chunk * CHUNK;
+    stride_at_once = ROWS_AT_ONCE * call.x_stride;
+    const int64 step = unit.first_output / WARP_OUTPUTS * static_cast<int64>(call.num_inputs / STEP_INPUTS);
+    weights = call.weights + ((step + unit.first_tile * 2) * WARP_SIZE + threadIdx.x % WARP_SIZE) * 4;
   }
-  if (!unit.has_outputs) return;
-  const int64 steps = call.num_inputs / STEP_INPUTS, first = unit.first_output / WARP_OUTPUTS * steps + tile * 2;
-  const uint32* weights = call.weights + (first * WARP_SIZE + threadIdx.x % WARP_SIZE) * 4;
+
+  OCTAVO_DEVICE void copy_next() {  // a group is closed even if it is empty: the waits count groups
+    if (tiles_left-- > 0) {
+      uint8* to = stages + stage * STAGE_BYTES;
 #pragma unroll
-  for (int step = 0; step < 2; step++)
-    copy_async<CHUNK>(stage + X_BYTES + (step * NUM_THREADS + threadIdx.x) * CHUNK, weights + step * WARP_SIZE * 4, true);
-}
+      for (int first = 0; first < BLOCK_ROWS; first += ROWS_AT_ONCE)
+        if (first + row < BLOCK_ROWS)  // rows behind the last become zeros, and are not read
+          copy_async<CHUNK>(x_place + stage * STAGE_BYTES + first * X_PITCH, x + first / ROWS_AT_ONCE * stride_at_once,
+                            first + row < num_rows);
+#pragma unroll
+      for (int step = 0; step < 2; step++)
+        if (has_outputs)
+          copy_async<CHUNK>(to + X_BYTES + (step * NUM_THREADS + threadIdx.x) * CHUNK, weights + step * WARP_SIZE * 4,
+                            true);
+      x += TILE_INPUTS;
+      weights += 2 * WARP_SIZE * 4;
+      stage = (stage + 1) % NUM_STAGES;
+    }
+    commit_copies();
+  }
+};
 
 // What a lane needs of a group: its four outputs' scales, and what makes numbers of their codes.
 struct Group {
@@ -150,13 +183,9 @@ OCTAVO_DEVICE void end_group(const Group& group, Sums& sums, Sums& totals) {
 
 // The totals of a unit, without the bias.
 OCTAVO_DEVICE void multiply(const Int4GemmCall& call, const Unit& unit, uint8* shared, Sums& totals) {
-  auto stage_of = [&](int tile) { return shared + (tile - unit.first_tile) % NUM_STAGES * STAGE_BYTES; };
+  TileCopies copies(call, unit, shared);
 #pragma unroll
-  for (int ahead = 0; ahead < NUM_STAGES - 1; ahead++) {
-    const int tile = unit.first_tile + ahead;
-    if (tile < unit.end_tile) copy_tile(call, unit, tile, stage_of(tile));
-    commit_copies();  // a group is closed even if it is empty: the waits count groups
-  }
+  for (int ahead = 0; ahead < NUM_STAGES - 1; ahead++) copies.copy_next();
 
   // Scales are read a group ahead, for they come from far away too.
   const int first_input = unit.first_tile * TILE_INPUTS, num_groups = call.num_inputs / call.group_size;
@@ -174,10 +203,9 @@ OCTAVO_DEVICE void multiply(const Int4GemmCall& call, const Unit& unit, uint8* s
   for (int tile = unit.first_tile; tile < unit.end_tile; tile++) {
     wait_for_copies<NUM_STAGES - 2>();
     __syncthreads();  // this tile is there, and every warp is done with the one before
-    const int ahead = tile + NUM_STAGES - 1;
-    if (ahead < unit.end_tile) copy_tile(call, unit, ahead, stage_of(ahead));
-    commit_copies();
+    copies.copy_next();
     if (!unit.has_outputs) continue;
+    const uint8* stage = shared + (tile - unit.first_tile) % NUM_STAGES * STAGE_BYTES;
 #pragma unroll
     for (int step = 0; step < 2; step++) {
       if (inputs_left == 0) {
@@ -187,7 +215,7 @@ OCTAVO_DEVICE void multiply(const Int4GemmCall& call, const Unit& unit, uint8* s
         inputs_left = (next + 1) * call.group_size - input;
         next_scales = read_scales(++next);
       }
-      multiply_step(stage_of(tile), step, group, sums);
+      multiply_step(stage, step, group, sums);
       inputs_left -= STEP_INPUTS;
     }
   }
@@ -215,15 +243,20 @@ OCTAVO_DEVICE bool join_splits(const Int4GemmCall& call, const Unit& unit, uint8
   if (*arrived_before != call.num_splits - 1) return false;
   if (threadIdx.x == 0) call.num_arrived[unit.tile] = 0;
   __threadfence();
+  auto add_split = [&](int split) {
 #pragma unroll
-  for (int quad = 0; quad < QUADS; quad++) {
-    float* sums = totals[quad / TOKEN_TILES][quad % TOKEN_TILES];
-    for (int i = 0; i < 4; i++) sums[i] = 0.f;
-    for (int split = 0; split < call.num_splits; split++) {
+    for (int quad = 0; quad < QUADS; quad++) {
+      float* sums = totals[quad / TOKEN_TILES][quad % TOKEN_TILES];
       const float4 more = partial[place(split, quad)];
       sums[0] += more.x, sums[1] += more.y, sums[2] += more.z, sums[3] += more.w;
     }
-  }
+  };
+#pragma unroll
+  for (int quad = 0; quad < QUADS; quad++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) totals[quad / TOKEN_TILES][quad % TOKEN_TILES][i] = 0.f;
+#pragma unroll 1
+  for (int split = 0; split < call.num_splits; split++) add_split(split);
   return true;
 }
 
@@ -246,7 +279,7 @@ OCTAVO_DEVICE void write_outputs(const Int4GemmCall& call, const Unit& unit, con
   }
 }
 
-extern "C" __global__ void __launch_bounds__(NUM_THREADS)
+extern "C" __global__ void __launch_bounds__(NUM_THREADS, MIN_BLOCKS)
 gemm_w4a16(const __grid_constant__ Int4GemmCall call) {
   OCTAVO_SHARED(shared);
   for (int number = blockIdx.x; number < Unit::count(call); number += gridDim.x) {
