@@ -166,6 +166,17 @@ def test_after_a_prefix_hit(bench: Bench) -> None:
         assert output.num_cached_tokens == (len(request.prompt) - 1) // 16 * 16
 
 
+@pytest.mark.parametrize("shared", [40, 288, 560])
+def test_beside_others_with_the_same_prefix(bench: Bench, shared: int) -> None:
+    """Attention reads the blocks that they share once for all of them."""
+    how = Settings(cpu_threads=2, enable_prefix_caching=True)
+    prefix = numbers(30, shared)
+    requests = [Request(prefix + numbers(31 + index, 1 + 37 * index), 4 + index) for index in range(6)]
+    bench.check(how, requests[:1])
+    outputs = bench.check(how, requests)
+    assert all(output.num_cached_tokens >= shared // 16 * 16 for output in outputs)
+
+
 def test_after_preemption(bench: Bench) -> None:
     how = Settings(cpu_threads=3, max_num_batched_tokens=64, num_gpu_blocks_override=65)
     requests = [Request(numbers(10 + index, length), 30) for index, length in enumerate((990, 20, 40, 300, 3))]

@@ -14,13 +14,14 @@ use octavo_kernels::{CpuKernels, Format, Isa};
 
 use model::{Model, Shape};
 
-const SHAPES: [Shape; 8] = [
+const SHAPES: [Shape; 9] = [
     Shape::decode(1, 128),
     Shape::decode(16, 128),
     Shape::decode(32, 128),
     Shape::decode(1, 1024),
     Shape::decode(16, 1024),
     Shape::decode(32, 1024),
+    Shape::decode_shared(32, 1024),
     Shape::prefill(1, 512),
     Shape::prefill(1, 2048),
 ];

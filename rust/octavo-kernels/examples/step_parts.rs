@@ -25,7 +25,7 @@ fn main() {
     let kernels = Arc::new(CpuKernels::new(threads, None).expect("at least one thread"));
     let begin = arguments.next().unwrap_or_default();
     println!("{}, {threads} threads, {format}; medians in microseconds a step", kernels.isa());
-    print!("{:>20} {:>9} {:>9}", "", "tokens/s", "total");
+    print!("{:>24} {:>9} {:>9}", "", "tokens/s", "total");
     for part in StepPart::ALL {
         print!(" {:>9}", part.name());
     }
@@ -33,7 +33,12 @@ fn main() {
     let mut model = Model::new(&kernels, format);
     let decodes = [128, 1024].map(|context| [1, 4, 16, 32].map(|sequences| Shape::decode(sequences, context)));
     let prefills = [(1, 64), (1, 256), (1, 512), (8, 256), (1, 2048)];
-    let shapes = decodes.into_iter().flatten().chain(prefills.map(|(count, tokens)| Shape::prefill(count, tokens)));
+    let shared = [4, 32].map(|sequences| Shape::decode_shared(sequences, 1024));
+    let shapes = decodes
+        .into_iter()
+        .flatten()
+        .chain(shared)
+        .chain(prefills.map(|(count, tokens)| Shape::prefill(count, tokens)));
     for shape in shapes.filter(|shape| shape.name().starts_with(&begin)) {
         print_parts(&mut model, shape);
     }
@@ -52,7 +57,7 @@ fn print_parts(model: &mut Model, shape: Shape) {
         all[all.len() / 2].as_secs_f64()
     };
     let total = median(&PartTimes::total);
-    print!("{:>20} {:>9.0} {:>9.0}", shape.name(), shape.tokens() as f64 / total, total * 1e6);
+    print!("{:>24} {:>9.0} {:>9.0}", shape.name(), shape.tokens() as f64 / total, total * 1e6);
     for part in StepPart::ALL {
         print!(" {:>9.0}", median(&|times| times.of(part)) * 1e6);
     }

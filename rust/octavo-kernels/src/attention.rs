@@ -2,14 +2,18 @@
 //!
 //! A step enters by `attention`, one call a layer on slices, or, inside a team, by the two phases `rotate_and_store` and
 //! `attend`. store.rs rotates and writes K and V, which turn.rs brings into a page's order; schedule.rs cuts the step into
-//! items; work.rs computes one: split.rs says where its K and V lie, widen.rs converts them for the many rows of a prompt,
-//! rows.rs does the products, weigh.rs the softmax of a split, state.rs merges that of several.
+//! items, for which sharing.rs finds what sequences have in common; work.rs computes one: tile.rs says what its rows see,
+//! split.rs where its K and V lie, tall.rs takes its rows through the products of rows.rs, for many of them on K and V that
+//! widen.rs has converted, weigh.rs does the softmax of a split, state.rs merges that of several.
 
 mod rows;
 mod schedule;
+mod sharing;
 mod split;
 mod state;
 mod store;
+mod tall;
+mod tile;
 mod turn;
 mod weigh;
 mod widen;
@@ -17,17 +21,14 @@ mod work;
 
 use crate::error::check_length;
 use crate::kv_cache::{KvElement, Pages};
-use crate::linear::Activations;
+use crate::linear::{Activations, BLOCK};
 use crate::pool::{Team, lock};
 use crate::{KernelError, KvCache, KvType};
 
 pub(crate) use schedule::Schedule;
 pub(crate) use store::Rotation;
 use store::{Source, Store, StoreCall};
-use work::{Call, Work};
-
-/// Columns that `Activations` quantises together.
-const CODED_TOGETHER: usize = 32;
+use work::{Call, Out, Work};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionOptions {
@@ -37,6 +38,11 @@ pub struct AttentionOptions {
     pub sliding_window: usize,
     /// Scores become softcap · tanh(score / softcap); 0 means that they stay.
     pub softcap: f32,
+}
+
+/// Attention writes heads as the products read them; otherwise as floats, from which the codes are made.
+pub(crate) fn writes_whole_blocks(head_dim: usize) -> bool {
+    head_dim.is_multiple_of(BLOCK)
 }
 
 /// A step's fused projections, [tokens, stride]: all query heads, then all key heads, then all value heads of a token.
@@ -69,9 +75,7 @@ struct Rows<'a> {
     query: HeadRows,
     source: Source,
     rotation: Option<&'a Rotation<'a>>,
-    out: HeadRows,
-    /// Whose floats `out` is.
-    activations: Option<&'a Activations>,
+    out: Out<'a>,
 }
 
 impl KvCache {
@@ -116,12 +120,12 @@ impl KvCache {
         let read_only = |rows: &[f32], stride| HeadRows { pointer: rows.as_ptr().cast_mut(), stride };
         let source = Source { key: read_only(key, kv_len), value: read_only(value, kv_len) };
         let query = read_only(query, kv_len * group);
-        let out = HeadRows { pointer: out.as_mut_ptr(), stride: kv_len * group };
+        let out = Out::Floats(HeadRows { pointer: out.as_mut_ptr(), stride: kv_len * group });
         self.kernels.pool.team(|team| {
             // SAFETY: the lengths were checked against the step's tokens.
             unsafe {
                 self.store(team, layer, source, None);
-                let rows = Rows { query, source, rotation: None, out, activations: None };
+                let rows = Rows { query, source, rotation: None, out };
                 self.attend_rows(team, layer, rows, options);
             }
         });
@@ -130,7 +134,7 @@ impl KvCache {
 
     /// Shares out the step's work, for `group` query heads to a kv head; after `begin_step`, before a team attends.
     pub(crate) fn prepare(&mut self, group: usize) {
-        self.schedule.prepare(&self.sequences, &self.config, group);
+        self.schedule.prepare(&self.sequences, &self.table, &self.config, group);
     }
 
     /// Norms and rotates K of the step's tokens, and puts it and V into their slots. A phase, or none: see `attend`.
@@ -142,8 +146,9 @@ impl KvCache {
         unsafe { self.store(team, layer, self.source(qkv), Some(rotation)) };
     }
 
-    /// Attends from every query of the step, normed and rotated, over its cached context, and quantises what it writes. A
-    /// phase, which also stores K and V where every sequence has a single token.
+    /// Attends from every query of the step, normed and rotated, over its cached context, into whatever `out` holds. A
+    /// phase, which also stores K and V where every sequence has a single token; and another one to quantise, where
+    /// heads are no whole blocks.
     ///
     /// # Safety
     /// As `rotate_and_store`, which came before with the same arguments; `out` has a row for each token of the step,
@@ -157,16 +162,25 @@ impl KvCache {
         out: &Activations,
         options: AttentionOptions,
     ) {
+        let whole = writes_whole_blocks(self.config.head_dim);
         // SAFETY: the caller's promise.
         unsafe {
             let rows = Rows {
                 query: HeadRows { pointer: qkv.pointer, stride: qkv.stride },
                 source: self.source(qkv),
                 rotation: Some(rotation),
-                out: HeadRows { pointer: out.row(0), stride: out.stride() },
-                activations: Some(out),
+                out: match whole {
+                    true => Out::Blocks(out),
+                    false => Out::Floats(HeadRows { pointer: out.row(0), stride: out.stride() }),
+                },
             };
             self.attend_rows(team, layer, rows, options);
+        }
+        if !whole && out.contents().has_codes() {
+            team.each(self.num_tokens, |token| {
+                // SAFETY: all heads of the token are there, and the token is this index's alone.
+                unsafe { out.quantise(&self.kernels, token) };
+            });
         }
     }
 
@@ -212,7 +226,7 @@ impl KvCache {
 
     fn attend_as<E: KvElement>(&self, team: &Team<'_>, layer: usize, rows: Rows<'_>, options: AttentionOptions) {
         let (schedule, pages) = (&self.schedule, self.layer_pages::<E>(layer));
-        let Rows { query, source, rotation, out, activations } = rows;
+        let Rows { query, source, rotation, out } = rows;
         let store = StoreCall { config: &self.config, pages, source, rotation };
         let call = Call {
             config: &self.config,
@@ -225,33 +239,14 @@ impl KvCache {
             out,
             group: schedule.group(),
             options,
-            partials: schedule.partials(),
-            counters: &schedule.counters,
+            schedule,
         };
-        let quantised = activations.filter(|activations| activations.contents().has_codes());
-        let item_len = schedule.group() * self.config.head_dim;
-        // Where heads share a block of codes, it waits until all of them are there.
-        let at_once = item_len.is_multiple_of(CODED_TOGETHER);
         let mut scratch = lock(&schedule.scratch[team.thread()]);
         team.each(schedule.items.len(), |index| {
-            let item = schedule.items[index];
-            let upcoming = schedule.items.get(index + team.threads()).copied();
-            let written = self.kernels.run(Work { call: &call, item, upcoming, scratch: &mut scratch });
-            if let Some(activations) = quantised.filter(|_| at_once && written) {
-                let begin = item.kv_head * item_len;
-                for token in item.tokens(&self.sequences) {
-                    // SAFETY: the item has just written these heads of its tokens.
-                    unsafe { activations.quantise(&self.kernels, token, begin..begin + item_len) };
-                }
-            }
+            let item = &schedule.items[index];
+            let upcoming = schedule.items.get(index + team.threads());
+            self.kernels.run(Work { call: &call, item, upcoming, scratch: &mut scratch });
         });
-        if let Some(activations) = quantised.filter(|_| !at_once) {
-            let columns = item_len * self.config.num_kv_heads;
-            team.each(self.num_tokens, |token| {
-                // SAFETY: all heads of the token are there, and the token is this index's alone.
-                unsafe { activations.quantise(&self.kernels, token, 0..columns) };
-            });
-        }
     }
 
     fn layer_pages<E: KvElement>(&self, layer: usize) -> Pages<E> {

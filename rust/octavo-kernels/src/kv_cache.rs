@@ -1,7 +1,8 @@
 //! The paged KV cache: where keys and values lie, and the block tables that say whose they are.
 //!
-//! Memory is `[layer][block][kv head]`, and for each of these a page: see page.rs.
+//! Memory is `[layer][block][kv head]`, and for each of these a page: see page.rs; mapping.rs has it from the system.
 
+mod mapping;
 mod page;
 
 use std::ops::Range;
@@ -11,6 +12,7 @@ use crate::attention::Schedule;
 use crate::error::check_length;
 use crate::{CpuKernels, KernelError};
 
+use mapping::Mapping;
 pub(crate) use page::{KvElement, Pages};
 
 /// The element type of the cache.
@@ -146,6 +148,8 @@ pub struct KvCache {
     pub(crate) stores_by_item: bool,
     /// [num_blocks] bits: see `stores_apart`.
     written: Vec<u64>,
+    /// [num_blocks] bits: some step has written it.
+    reached: Vec<u64>,
     pub(crate) schedule: Schedule,
 }
 
@@ -161,6 +165,7 @@ impl KvCache {
             return Err(KernelError::Config(text));
         };
         let memory = Mapping::new(config.total_bytes())?;
+        let words = config.num_blocks.div_ceil(64);
         let schedule = Schedule::new(kernels.threads());
         Ok(Self {
             kernels,
@@ -172,7 +177,8 @@ impl KvCache {
             pieces: Vec::new(),
             blocks: Vec::new(),
             stores_by_item: false,
-            written: vec![0; config.num_blocks.div_ceil(64)],
+            written: vec![0; words],
+            reached: vec![0; words],
             schedule,
         })
     }
@@ -206,6 +212,7 @@ impl KvCache {
         }
         self.num_tokens = meta.slot_mapping.len();
         self.collect_pieces(meta.slot_mapping);
+        self.populate();
         self.sequences.clear();
         for (index, (&row, &seq_len)) in meta.row.iter().zip(meta.seq_len).enumerate() {
             let query_begin = meta.query_start[index] as usize;
@@ -266,6 +273,24 @@ impl KvCache {
         }
     }
 
+    /// Gets the memory of blocks that no step has written yet.
+    fn populate(&mut self) {
+        let block_bytes = self.config.block_bytes() / self.config.num_layers;
+        let layer_bytes = block_bytes * self.config.num_blocks;
+        for pieces in &self.blocks {
+            let block = self.pieces[pieces.start].block;
+            let (word, bit) = (&mut self.reached[block / 64], 1 << (block % 64));
+            if *word & bit == 0 {
+                *word |= bit;
+                for layer in 0..self.config.num_layers {
+                    let begin = layer * layer_bytes + block * block_bytes;
+                    self.memory.reach(begin..begin + block_bytes);
+                }
+            }
+        }
+        self.memory.populate(&self.kernels.pool);
+    }
+
     fn copy_block(&mut self, source: usize, target: usize) {
         let block_bytes = self.config.block_bytes() / self.config.num_layers;
         let layer_bytes = block_bytes * self.config.num_blocks;
@@ -311,63 +336,5 @@ fn check_indices<T: Copy + Into<i64>>(name: &'static str, column: &[T], limit: u
     match column.iter().position(|&value| !(0..limit).contains(&value.into())) {
         None => Ok(()),
         Some(at) => Err(KernelError::Index { name, at, value: column[at].into(), limit }),
-    }
-}
-
-/// Zeroed memory from the system, committed page by page when first written.
-pub(crate) struct Mapping {
-    pointer: *mut u8,
-    bytes: usize,
-}
-
-// SAFETY: plain memory, owned; references to it follow the borrows of this value.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    fn new(bytes: Option<usize>) -> Result<Self, KernelError> {
-        let Some(bytes) = bytes else {
-            let reason = "more than the address space".to_owned();
-            return Err(KernelError::Allocation { bytes: u64::MAX, reason });
-        };
-        // SAFETY: asks for new memory at an address that the system chooses.
-        let pointer = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if pointer == libc::MAP_FAILED {
-            let reason = std::io::Error::last_os_error().to_string();
-            return Err(KernelError::Allocation { bytes: bytes as u64, reason });
-        }
-        // Pages of a context lie scattered, and each would need an entry of its own in the TLB. A refusal is no error.
-        #[cfg(target_os = "linux")]
-        // SAFETY: advice about the mapping that was just made.
-        unsafe {
-            libc::madvise(pointer, bytes, libc::MADV_HUGEPAGE);
-        }
-        Ok(Self { pointer: pointer.cast(), bytes })
-    }
-
-    pub(crate) fn pointer(&self) -> *mut u8 {
-        self.pointer
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping is this long, initialised to zeros, and borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made, which nobody refers to any more.
-        unsafe { libc::munmap(self.pointer.cast(), self.bytes) };
     }
 }

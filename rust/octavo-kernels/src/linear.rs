@@ -34,7 +34,7 @@ use crate::error::check_length;
 use crate::pool::Team;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::{CpuKernels, KernelError};
-use encoding::BLOCK;
+pub(crate) use encoding::BLOCK;
 use memory::Memory;
 
 /// How packed weights are kept.

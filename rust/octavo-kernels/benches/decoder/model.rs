@@ -27,15 +27,22 @@ pub struct Shape {
     pub sequences: usize,
     pub query: usize,
     pub context: usize,
+    /// Tokens of the context that all have in common, in whole blocks.
+    pub shared: usize,
 }
 
 impl Shape {
     pub const fn decode(sequences: usize, context: usize) -> Self {
-        Self { sequences, query: 1, context }
+        Self { sequences, query: 1, context, shared: 0 }
+    }
+
+    /// Behind a context that is the same for all.
+    pub const fn decode_shared(sequences: usize, context: usize) -> Self {
+        Self { sequences, query: 1, context, shared: context }
     }
 
     pub const fn prefill(sequences: usize, tokens: usize) -> Self {
-        Self { sequences, query: tokens, context: 0 }
+        Self { sequences, query: tokens, context: 0, shared: 0 }
     }
 
     pub fn tokens(self) -> usize {
@@ -44,7 +51,10 @@ impl Shape {
 
     pub fn name(self) -> String {
         match self {
-            Shape { query: 1, sequences, context } => format!("decode {sequences} at {context}"),
+            Shape { query: 1, sequences, context, shared } if shared > 0 => {
+                format!("decode {sequences} at {context} shared")
+            }
+            Shape { query: 1, sequences, context, .. } => format!("decode {sequences} at {context}"),
             Shape { sequences: 1, query, .. } => format!("prefill {query}"),
             Shape { sequences, query, .. } => format!("prefill {sequences} of {query}"),
         }
@@ -129,7 +139,7 @@ impl Model {
     pub fn step(&mut self, shape: Shape) -> PartTimes {
         self.fill(shape.context);
         self.begin(shape);
-        let Shape { sequences, query, context } = shape;
+        let Shape { sequences, query, context, .. } = shape;
         let input_ids: Vec<i32> = (0..shape.tokens()).map(|token| (token * 7919 % VOCAB_SIZE) as i32).collect();
         let positions: Vec<i32> = (0..shape.tokens()).map(|token| (context + token % query) as i32).collect();
         let samples: Vec<i32> = (1..=sequences).map(|sequence| (sequence * query - 1) as i32).collect();
@@ -141,7 +151,7 @@ impl Model {
         if self.filled >= tokens {
             return;
         }
-        self.begin(Shape { sequences: MAX_SEQUENCES, query: tokens, context: 0 });
+        self.begin(Shape { sequences: MAX_SEQUENCES, query: tokens, context: 0, shared: 0 });
         let kv: Vec<f32> = (0..MAX_SEQUENCES * tokens * KV_SIZE).map(|at| (at % 97) as f32 * 0.01 - 0.5).collect();
         let mut out = vec![0.0; kv.len()];
         for layer in 0..NUM_LAYERS {
@@ -152,10 +162,13 @@ impl Model {
     }
 
     /// Blocks lie scattered, as after some time of serving: 7919 is prime.
-    fn begin(&mut self, Shape { sequences, query, context }: Shape) {
+    fn begin(&mut self, Shape { sequences, query, context, shared }: Shape) {
         let width = (context + query).div_ceil(BLOCK_SIZE);
         let apart = NUM_BLOCKS / MAX_SEQUENCES;
-        let block = |sequence: usize, column: usize| (sequence * apart + column) * 7919 % NUM_BLOCKS;
+        let block = |sequence: usize, column: usize| {
+            let owner = if column < shared / BLOCK_SIZE { 0 } else { sequence };
+            (owner * apart + column) * 7919 % NUM_BLOCKS
+        };
         let slot = |sequence: usize, position: usize| {
             (block(sequence, position / BLOCK_SIZE) * BLOCK_SIZE + position % BLOCK_SIZE) as i64
         };

@@ -155,6 +155,13 @@ impl<E: KvElement> Split<E> {
         }
     }
 
+    /// The same split, with the strips before its first from another.
+    #[inline(always)]
+    pub(super) fn behind(mut self, other: &Self) -> Self {
+        self.strips[..self.first].copy_from_slice(&other.strips[..self.first]);
+        self
+    }
+
     #[inline(always)]
     pub(super) fn strip(&self, index: usize) -> &Strip<E> {
         &self.strips[index]

@@ -38,6 +38,29 @@ impl State {
         self.numerator.wrapping_add(row * self.width)
     }
 
+    /// The rows from `first` on.
+    #[inline(always)]
+    pub(super) fn part(self, first: usize) -> Self {
+        Self {
+            numerator: self.row(first),
+            largest: self.largest.wrapping_add(first),
+            sum: self.sum.wrapping_add(first),
+            rows: self.rows - first,
+            width: self.width,
+        }
+    }
+
+    /// Takes over the first rows of another state.
+    #[inline(always)]
+    pub(super) fn copy(self, from: State) {
+        // SAFETY: `at`'s promise, for both.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.numerator, self.numerator, self.rows * self.width);
+            std::ptr::copy_nonoverlapping(from.largest, self.largest, self.rows);
+            std::ptr::copy_nonoverlapping(from.sum, self.sum, self.rows);
+        }
+    }
+
     /// Nothing seen.
     #[inline(always)]
     pub(super) fn reset<S: Simd>(self, simd: S) {

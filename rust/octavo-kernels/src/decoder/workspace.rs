@@ -3,6 +3,7 @@
 use super::config::DecoderConfig;
 use super::step::SLICE;
 use super::weights::Weights;
+use crate::attention::writes_whole_blocks;
 use crate::linear::{Activations, Contents};
 
 pub(super) struct Workspace {
@@ -37,10 +38,10 @@ impl Workspace {
         let slice = slice_rows(config);
         let normed = Contents::for_readers(layers.iter().flat_map(|layer| [&layer.qkv, &layer.gate, &layer.up]));
         let activated = Contents::for_readers(layers.iter().map(|layer| &layer.down));
-        // Attention writes floats, of whatever part of a head at a time.
         let attended = match Contents::for_readers(layers.iter().map(|layer| &layer.output)) {
-            Contents::Floats => Contents::Floats,
-            Contents::Codes | Contents::Both => Contents::Both,
+            // The codes are made from floats.
+            Contents::Codes if !writes_whole_blocks(config.head_dim) => Contents::Both,
+            contents => contents,
         };
         Self {
             residual: Activations::new(tokens, hidden, Contents::Floats),

@@ -1,7 +1,5 @@
 //! What a product multiplies: rows of float32, and the same rows in int8.
 
-use std::ops::Range;
-
 use super::Linear;
 use super::encoding::BLOCK;
 use super::memory::Memory;
@@ -171,15 +169,12 @@ impl Activations {
         }
     }
 
-    /// Brings columns of a row into int8 after they were written as floats; nothing if there is no int8 here. `columns`
-    /// begin at a multiple of 32 and end at one or at the end.
+    /// Brings a row into int8 after it was written as floats.
     ///
     /// # Safety
-    /// Nobody else has these columns.
-    pub(crate) unsafe fn quantise(&self, kernels: &CpuKernels, row: usize, columns: Range<usize>) {
-        if self.contents.has_codes() {
-            kernels.run(Quantise { activations: self, row, columns });
-        }
+    /// Nobody else has this row.
+    pub(crate) unsafe fn quantise(&self, kernels: &CpuKernels, row: usize) {
+        kernels.run(Quantise { activations: self, row });
     }
 
     /// Writes the 32 values of a block in whatever this holds; those past the columns are zero.
@@ -206,7 +201,6 @@ impl Activations {
 struct Quantise<'a> {
     activations: &'a Activations,
     row: usize,
-    columns: Range<usize>,
 }
 
 impl Kernel for Quantise<'_> {
@@ -214,10 +208,9 @@ impl Kernel for Quantise<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { activations, row, columns } = self;
-        debug_assert!(row < activations.max_rows && columns.end <= activations.columns);
-        debug_assert!(columns.start.is_multiple_of(BLOCK));
-        for block in columns.start / BLOCK..columns.end.div_ceil(BLOCK) {
+        let Self { activations, row } = self;
+        debug_assert!(row < activations.max_rows && activations.contents == Contents::Both);
+        for block in 0..activations.blocks() {
             // SAFETY: inside the memories; the row is padded with zeros to whole blocks; nobody else has them.
             unsafe {
                 let from = activations.row(row).add(block * BLOCK);

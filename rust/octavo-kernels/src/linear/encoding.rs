@@ -173,7 +173,7 @@ impl FromStr for Encoding {
 }
 
 /// Values that share a scale in the int8 codes of the activations, and so in every kernel.
-pub(super) const BLOCK: usize = 32;
+pub(crate) const BLOCK: usize = 32;
 
 /// 32 weights of a row: unsigned codes, and what turns them into values.
 #[derive(Clone, Copy)]

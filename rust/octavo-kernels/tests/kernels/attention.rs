@@ -1,6 +1,6 @@
 //! Attention against its definition in float64, and to the bit against itself in other batches and chunks.
 
-use crate::common::{Player, Random, Request, Shape, all_kernels, largest_difference, reference};
+use crate::common::{Player, Random, Request, Shape, all_kernels, bits, largest_difference, reference};
 use octavo_kernels::{AttentionOptions, KvType};
 use proptest::prelude::*;
 
@@ -142,10 +142,6 @@ fn a_neighbours_nan_and_a_later_nan_stay_where_they_are() {
             }
         }
     }
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
 }
 
 /// Cuts `len` tokens into chunks by a list of preferences.

@@ -236,3 +236,7 @@ pub fn largest_difference(actual: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(actual.len(), expected.len());
     actual.iter().zip(expected).map(|(&a, e)| (f64::from(a) - e).abs()).fold(0.0, |a, b| if b <= a { a } else { b })
 }
+
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}

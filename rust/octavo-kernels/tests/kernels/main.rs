@@ -3,6 +3,7 @@
 mod common;
 
 mod attention;
+mod attention_shared;
 mod decoder;
 mod kv_cache;
 mod linear;
