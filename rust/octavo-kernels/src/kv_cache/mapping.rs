@@ -1,8 +1,8 @@
 //! The cache's memory: zeros from the system, which clears a huge page when it is first written.
 //!
-//! A thread that meets such a page waits while it is cleared, and in every layer the others wait for that thread. On a
-//! virtual machine whose host had taken the memory back, this was 450 of the 3,000 ms of 32 requests of 256 tokens. So
-//! before a step all threads together ask for the huge pages that it will be the first to write.
+//! A thread that meets such a page waits while it is cleared, and in every layer the others wait for that thread. So before
+//! a step all threads together ask for the huge pages that it will be the first to write. On a virtual machine whose host
+//! had taken the memory back, steps of 2,048 tokens took 525 ms so, and 590 without; 475 where nothing was fresh.
 
 use std::ops::Range;
 
