@@ -37,7 +37,7 @@ SAMPLING_MUTANTS = (
     ),
     Mutant("search: the goal is not lowered by parts", SEARCH, "goal -= memory.parts[part];", ";"),
     Mutant("search: looks within a part only once", SEARCH, "is_row || range.end - range.begin > WARP_SIZE", "is_row"),
-    Mutant("search: the bound of the k-th is above it", SEARCH, "candidate >= least", "candidate > least"),
+    Mutant("search: the bound of the k-th is above it", SEARCH, "key >= least", "key > least"),
     Mutant("search: weights in the wrong place", SEARCH, "min(shift, 63)", "min(shift + 1, 63)"),
     # choosing
     Mutant("sampling: tokens behind the row", SAMPLING, "tokens{0, call.vocab_size}", "tokens{0, call.vocab_size + 1}"),
@@ -50,18 +50,16 @@ SAMPLING_MUTANTS = (
     Mutant("sampling: top-p keeps all equals", SAMPLING, "other_token <= token", "other_token <= 1 << 30"),
     Mutant("sampling: top-p keeps one too many", SAMPLING, "whole == 0 ? whole : whole - 1", "true ? whole : whole"),
     Mutant("sampling: top-p of the largest tokens only", SAMPLING, "near > goal ? NEAR : 1", "NEAR"),
-    Mutant("sampling: top-p of all that there was", SAMPLING, "cut.keeps(key, token) ? to_mass", "true ? to_mass"),
+    Mutant("sampling: top-p of all that there was", SAMPLING, "cut.keeps(token, key) ? to_mass", "true ? to_mass"),
     Mutant("sampling: no temperature", SAMPLING, "- largest) * factor", "- largest)"),
     Mutant("sampling: its token is not counted", SAMPLING, "row.penalties.count(token);", ";"),
     # log-probabilities
-    Mutant(
-        "sampling: ranks below equals", SAMPLING, "row.raw_key(token) > chosen_key", "row.raw_key(token) >= chosen_key"
-    ),
+    Mutant("sampling: ranks below equals", SAMPLING, "own += key > chosen_key", "own += key >= chosen_key"),
     Mutant(
         "sampling: log-probabilities after penalties",
         SAMPLING,
-        "number_of(row.raw_key(token)) - largest",
-        "number_of(row.key(token)) - largest",
+        "row.raw(), token",
+        "row, token",
     ),
     Mutant("sampling: the list's last equals", SAMPLING, "count - 1 - kth.above", "count - 1"),
     Mutant(

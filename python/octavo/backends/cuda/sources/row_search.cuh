@@ -2,7 +2,7 @@
 //
 //   to_mass             a probability, up to a factor, as an integer
 //   SearchMemory        what a block needs of shared memory; free again when a function below returns
-//   each_token          the tokens of a range, shared out over the block
+//   each_token          the tokens of a range with their keys, shared out over the block
 //   best_token          the largest logit, and the lowest token that has it
 //   total               of one amount a thread
 //   locate              in the order of the tokens: the first one where the amounts up to it exceed a goal
@@ -12,6 +12,9 @@
 // Everything that is summed is an integer, so that no sum depends on the order of its terms: whatever the order in
 // which threads come, a row gives the same token. An amount is 1 where tokens are counted, and a mass where their
 // probabilities matter.
+//
+// A Row has `tokens`, its range; read(token), which only loads a logit; and, if changes(), change(logit, token), what is
+// made of it then.
 #pragma once
 #include "keys.cuh"
 
@@ -63,12 +66,30 @@ struct Range {
   }
 };
 
-template <class Visit>
-OCTAVO_DEVICE void each_token(Range range, Visit visit) {
+// The loads of a batch are under way together: one at a time would take the latency of L2 each.
+template <class Row, class Visit>
+OCTAVO_DEVICE void each_token(const Row& row, Range range, Visit visit) {
+  constexpr int BATCH = 8;
   const Range mine = range.part(threadIdx.x / WARP_SIZE);
-#pragma unroll 8
-  for (int token = mine.begin + static_cast<int>(threadIdx.x % WARP_SIZE); token < mine.end; token += WARP_SIZE)
-    visit(token);
+  const int lane = threadIdx.x % WARP_SIZE;
+  for (int first = mine.begin + lane; first < mine.end; first += BATCH * WARP_SIZE) {
+    auto token_of = [&](int i) { return min(first + i * WARP_SIZE, mine.end - 1); };
+    float logits[BATCH];
+#pragma unroll
+    for (int i = 0; i < BATCH; i++) logits[i] = row.read(token_of(i));
+    if (row.changes()) {
+#pragma unroll
+      for (int i = 0; i < BATCH; i++) logits[i] = row.change(logits[i], token_of(i));
+    }
+#pragma unroll
+    for (int i = 0; i < BATCH; i++)
+      if (first + i * WARP_SIZE < mine.end) visit(first + i * WARP_SIZE, key_of(logits[i]));
+  }
+}
+
+template <class Row>
+OCTAVO_DEVICE uint32 key_of_token(const Row& row, int token) {
+  return key_of(row.changes() ? row.change(row.read(token), token) : row.read(token));
 }
 
 // Both are `ranked`; 0 where there was no token.
@@ -76,10 +97,10 @@ struct Best {
   uint64 of_block, of_thread;
 };
 
-template <class Key>
-OCTAVO_DEVICE Best best_token(Range range, SearchMemory& memory, Key key) {
+template <class Row>
+OCTAVO_DEVICE Best best_token(const Row& row, SearchMemory& memory) {
   uint64 own = 0;
-  each_token(range, [&](int token) { own = max(own, ranked(key(token), token)); });
+  each_token(row, row.tokens, [&](int token, uint32 key) { own = max(own, ranked(key, token)); });
   uint64 best = best_of_warp(own);
   if (threadIdx.x % WARP_SIZE == 0) memory.parts[threadIdx.x / WARP_SIZE] = best;
   __syncthreads();  // every warp has its best
@@ -117,14 +138,15 @@ OCTAVO_DEVICE uint64 total(uint64 amount, SearchMemory& memory) {
 
 // ---- searches
 
-// amount(token) is asked two or three times; the goal is goal_of(the sum of all), and less than that sum. The block sums
+// amount(token, key) is asked two or three times; the goal is goal_of(the sum of all), and less than that sum. The block sums
 // the part of each warp, and then looks in one part as it did in the row, until that part is one token a lane.
-template <class Amount, class GoalOf>
-OCTAVO_DEVICE int locate(Range range, SearchMemory& memory, Amount amount, GoalOf goal_of) {
+template <class Row, class Amount, class GoalOf>
+OCTAVO_DEVICE int locate(const Row& row, SearchMemory& memory, Amount amount, GoalOf goal_of) {
+  Range range = row.tokens;
   uint64 goal = 0;
   for (bool is_row = true; is_row || range.end - range.begin > WARP_SIZE; is_row = false) {
     uint64 own = 0;
-    each_token(range, [&](int token) { own += amount(token); });
+    each_token(row, range, [&](int token, uint32 key) { own += amount(token, key); });
     own = total_of_warp(own);
     if (threadIdx.x % WARP_SIZE == 0) memory.parts[threadIdx.x / WARP_SIZE] = own;
     __syncthreads();  // every part has its sum
@@ -139,7 +161,7 @@ OCTAVO_DEVICE int locate(Range range, SearchMemory& memory, Amount amount, GoalO
     range = range.part(part);
   }
   const int token = range.begin + threadIdx.x % WARP_SIZE;
-  const uint64 up_to = total_up_to_lane(token < range.end ? amount(token) : 0);
+  const uint64 up_to = total_up_to_lane(token < range.end ? amount(token, key_of_token(row, token)) : 0);
   return range.begin + __ffs(__ballot_sync(ALL_LANES, up_to > goal)) - 1;
 }
 
@@ -192,8 +214,8 @@ OCTAVO_DEVICE Found search(uint64 goal, SearchMemory& memory, Each each) {
 
 // The k-th largest key; above are those that are larger. `best` are the threads' largest keys: the k-th largest of them
 // is one that at least k tokens reach, and few more, so that only those few are counted.
-template <class Key>
-OCTAVO_DEVICE Found search_kth(int k, Range range, uint32 best, SearchMemory& memory, Key key) {
+template <class Row>
+OCTAVO_DEVICE Found search_kth(int k, const Row& row, uint32 best, SearchMemory& memory) {
   uint32 least = LOWEST_KEY;
   if (k <= NUM_THREADS) {
     const Found bound = search(k - 1, memory, [&](auto visit) {
@@ -202,9 +224,8 @@ OCTAVO_DEVICE Found search_kth(int k, Range range, uint32 best, SearchMemory& me
     least = max(least, bound.key);
   }
   return search(k - 1, memory, [&](auto visit) {
-    each_token(range, [&](int token) {
-      const uint32 candidate = key(token);
-      if (candidate >= least) visit(candidate, 1);
+    each_token(row, row.tokens, [&](int, uint32 key) {
+      if (key >= least) visit(key, 1);
     });
   });
 }

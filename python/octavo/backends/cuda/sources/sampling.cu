@@ -58,10 +58,14 @@ struct Row {
         penalties(call.penalties, sample, call.sample_row[sample], call.vocab_size),
         tokens{0, call.vocab_size} {}
 
-  OCTAVO_DEVICE float raw(int token) const { return to_float<LOGIT_TYPE>(__ldg(logits + token)); }
-  OCTAVO_DEVICE uint32 raw_key(int token) const { return key_of(raw(token)); }
-  OCTAVO_DEVICE uint32 key(int token) const {
-    return key_of(penalties.counts ? penalties.apply(raw(token), token) : raw(token));
+  OCTAVO_DEVICE float read(int token) const { return to_float<LOGIT_TYPE>(__ldg(logits + token)); }
+  OCTAVO_DEVICE bool changes() const { return penalties.counts; }
+  OCTAVO_DEVICE float change(float logit, int token) const { return penalties.apply(logit, token); }
+
+  OCTAVO_DEVICE Row raw() const {
+    Row row = *this;
+    row.penalties.counts = nullptr;
+    return row;
   }
 };
 
@@ -88,7 +92,7 @@ OCTAVO_DEVICE uint64 random_bits(uint64 seed, uint64 step, uint32 choice) {
 struct Cut {
   uint32 key = LOWEST_KEY;
   int token = 0x7fffffff;
-  OCTAVO_DEVICE bool keeps(uint32 other, int other_token) const {
+  OCTAVO_DEVICE bool keeps(int other_token, uint32 other) const {
     return other > key || (other == key && other_token <= token);
   }
 };
@@ -108,7 +112,7 @@ class Draw {
   }
 
   OCTAVO_DEVICE void keep_top_k(int k, uint32 best_of_thread) {
-    const Found kth = search_kth(k, row.tokens, best_of_thread, memory, [&](int token) { return row.key(token); });
+    const Found kth = search_kth(k, row, best_of_thread, memory);
     cut.key = max(cut.key, kth.key);
   }
 
@@ -117,35 +121,31 @@ class Draw {
     // Mostly a few tokens hold all that is needed; then the others need not be put into bins.
     constexpr uint64 NEAR = 1ull << (MASS_BITS - 12);
     uint64 own = 0, own_near = 0;
-    each_token(row.tokens, [&](int token) {
-      const uint64 mass = mass_of(row.key(token), token);
+    each_token(row, row.tokens, [&](int token, uint32 key) {
+      const uint64 mass = mass_of(token, key);
       own += mass;
       if (mass >= NEAR) own_near += mass;
     });
     const uint64 all = total(own, memory), near = total(own_near, memory);
     const uint64 goal = below_part(all, top_p), least = near > goal ? NEAR : 1;
     const Found last = search(goal, memory, [&](auto visit) {
-      each_token(row.tokens, [&](int token) {
-        const uint32 key = row.key(token);
-        const uint64 mass = mass_of(key, token);
+      each_token(row, row.tokens, [&](int token, uint32 key) {
+        const uint64 mass = mass_of(token, key);
         if (mass >= least) visit(key, mass);
       });
     });
-    auto mass_of_equals = [&](int token) {
-      const uint32 key = row.key(token);
-      return key == last.key ? mass_of(key, token) : 0;
-    };
-    cut = {last.key, locate(row.tokens, memory, mass_of_equals, [&](uint64) { return goal - last.above; })};
+    auto mass_of_equals = [&](int token, uint32 key) { return key == last.key ? mass_of(token, key) : 0; };
+    cut = {last.key, locate(row, memory, mass_of_equals, [&](uint64) { return goal - last.above; })};
   }
 
   OCTAVO_DEVICE int draw(uint64 random) const {
-    auto mass = [&](int token) { return mass_of(row.key(token), token); };
-    return locate(row.tokens, memory, mass, [&](uint64 all) { return __umul64hi(random << (64 - 53), all); });
+    auto mass = [&](int token, uint32 key) { return mass_of(token, key); };
+    return locate(row, memory, mass, [&](uint64 all) { return __umul64hi(random << (64 - 53), all); });
   }
 
  private:
-  OCTAVO_DEVICE uint64 mass_of(uint32 key, int token) const {
-    return cut.keeps(key, token) ? to_mass(expf((number_of(key) - largest) * factor)) : 0;
+  OCTAVO_DEVICE uint64 mass_of(int token, uint32 key) const {
+    return cut.keeps(token, key) ? to_mass(expf((number_of(key) - largest) * factor)) : 0;
   }
 
   // One less than the masses which reach that part of all.
@@ -157,7 +157,7 @@ class Draw {
 
 // Returns -1 where every logit is minus infinity.
 OCTAVO_DEVICE int choose(const SamplingCall& call, int sample, const Row& row, SearchMemory& memory) {
-  const Best best = best_token(row.tokens, memory, [&](int token) { return row.key(token); });
+  const Best best = best_token(row, memory);
   const uint32 key = key_of_ranked(best.of_block);
   const float largest = number_of(key), temperature = call.temperature[sample];
   if (key < LOWEST_KEY) return -1;
@@ -171,7 +171,7 @@ OCTAVO_DEVICE int choose(const SamplingCall& call, int sample, const Row& row, S
   return draw.draw(random_bits(call.seed[sample], call.draw_step[sample], call.choice[sample]));
 }
 
-// ---- log-probabilities
+// ---- log-probabilities: all rows here are raw
 
 class LogSoftmax {
   float largest, log_sum = 0;
@@ -180,7 +180,7 @@ class LogSoftmax {
   OCTAVO_DEVICE LogSoftmax(const Row& row, SearchMemory& memory, float largest) : largest(largest) {
     if (largest == INFINITY || largest == -INFINITY) return;
     uint64 own = 0;
-    each_token(row.tokens, [&](int token) { own += to_mass(expf(number_of(row.raw_key(token)) - largest)); });
+    each_token(row, row.tokens, [&](int, uint32 key) { own += to_mass(expf(number_of(key) - largest)); });
     log_sum = logf(static_cast<float>(total(own, memory)) / static_cast<float>(1ull << MASS_BITS));
   }
   OCTAVO_DEVICE float of(float logit) const {
@@ -189,23 +189,22 @@ class LogSoftmax {
   }
 };
 
-// The `count` best tokens of the raw logits, by search and not in order; then each counts those that are better.
+// The `count` best tokens, by search and not in order; then each counts those that are better.
 OCTAVO_DEVICE void write_top(const SamplingCall& call, int sample, const Row& row, const LogSoftmax& softmax, int count,
                              uint32 best_of_thread, SamplingMemory& memory) {
   Cut cut;
-  auto key = [&](int token) { return row.raw_key(token); };
   Found kth{0, 0};
-  if (count > 0) kth = search_kth(count, row.tokens, best_of_thread, memory.search, key);
+  if (count > 0) kth = search_kth(count, row, best_of_thread, memory.search);
   else cut.key = 0xffffffffu;  // which no number has
   if (kth.key) {               // otherwise there are fewer
-    auto is_equal = [&](int token) -> uint64 { return key(token) == kth.key; };
+    auto is_equal = [&](int, uint32 key) -> uint64 { return key == kth.key; };
     auto goal = [&](uint64) { return count - 1 - kth.above; };
-    cut = {kth.key, locate(row.tokens, memory.search, is_equal, goal)};
+    cut = {kth.key, locate(row, memory.search, is_equal, goal)};
   }
   if (threadIdx.x == 0) memory.num_top = 0;
   __syncthreads();  // the list is empty
-  each_token(row.tokens, [&](int token) {
-    if (cut.keeps(key(token), token)) memory.top[atomicAdd(&memory.num_top, 1)] = ranked(key(token), token);
+  each_token(row, row.tokens, [&](int token, uint32 key) {
+    if (cut.keeps(token, key)) memory.top[atomicAdd(&memory.num_top, 1)] = ranked(key, token);
   });
   __syncthreads();  // the list is whole
   const int64 first = static_cast<int64>(sample) * call.max_logprobs;
@@ -228,11 +227,11 @@ OCTAVO_DEVICE void write_logprobs(const SamplingCall& call, int sample, const Ro
   float logprob = 0;
   int rank = 0;
   if (count >= 0) {
-    const Best best = best_token(row.tokens, memory.search, [&](int token) { return row.raw_key(token); });
+    const Best best = best_token(row, memory.search);
     const LogSoftmax softmax(row, memory.search, number_of(key_of_ranked(best.of_block)));
-    const uint32 chosen_key = chosen < 0 ? 0 : row.raw_key(chosen);
+    const uint32 chosen_key = chosen < 0 ? 0 : key_of_token(row, chosen);
     uint64 own = 0;
-    each_token(row.tokens, [&](int token) { own += row.raw_key(token) > chosen_key; });
+    each_token(row, row.tokens, [&](int, uint32 key) { own += key > chosen_key; });
     const int better = static_cast<int>(total(own, memory.search));
     if (chosen >= 0) {
       logprob = softmax.of(number_of(chosen_key));
@@ -257,7 +256,7 @@ sample(const __grid_constant__ SamplingCall call) {
     if (call.host_sample && call.host_sample[index]) continue;
     const Row row(call, index);
     const int token = choose(call, index, row, memory.search);
-    if (call.num_logprobs) write_logprobs(call, index, row, token, memory);
+    if (call.num_logprobs) write_logprobs(call, index, row.raw(), token, memory);
     __syncthreads();  // every thread is done with the row's counts
     if (threadIdx.x == 0) {
       call.sampled[index] = token;
