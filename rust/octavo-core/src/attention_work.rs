@@ -4,7 +4,8 @@
 //! to that for prefill, in tiles of rows; a row is a query token and a query head of a KV group, tokens outermost.
 //!
 //! A list with fewer items than the GPU takes at once would leave a part of it idle. There the keys are split, into the
-//! smallest chunk for which all items still run at once. All tiles of an entry split at the same keys, and part p of
+//! smallest chunk for which all items still run at once. Decoding, which is bound by how evenly the GPU reads, is split
+//! further where that shortens the last round or a long item's tail. All tiles of an entry split at the same keys, and part p of
 //! its query token i has slot p · (its query tokens) + i, so that a token whose heads lie in two tiles has one entry in
 //! the list of merges. The parts of a token are those that begin at its position or before: no item is without keys,
 //! and no merge reads a slot that nothing wrote.
@@ -19,6 +20,12 @@ use crate::plan::Entry;
 const CHUNK_STEP: u32 = 64;
 /// Below this a part takes less time than its merging.
 const MIN_CHUNK: u32 = 128;
+/// What a part of decode costs beside its keys, in keys: its start, and its part of the merge. An estimate.
+const PART_COST: u32 = 32;
+/// Items of decode that splitting adds, for each that runs at once, at most.
+const MOST_ADDED: u32 = 4;
+/// Parts that the longest item is tried in.
+const MOST_PARTS: u32 = 8;
 /// Query heads of a group that a unit of decode takes: the rows of one product.
 const DECODE_HEADS: u32 = 16;
 
@@ -39,7 +46,11 @@ impl DeviceWork {
     }
 
     pub(crate) fn max_decode_items(&self, max_requests: usize) -> usize {
-        max_requests.max(self.decode_items_at_once() as usize)
+        max_requests + self.max_added_decode_items()
+    }
+
+    fn max_added_decode_items(&self) -> usize {
+        (MOST_ADDED * self.decode_items_at_once()) as usize
     }
 
     pub(crate) fn max_prefill_items(&self, max_tokens: usize, max_requests: usize) -> usize {
@@ -51,18 +62,19 @@ impl DeviceWork {
     /// Query tokens whose keys are split in one step, at most.
     pub(crate) fn max_merges(&self, max_tokens: usize) -> usize {
         let prefill_rows = self.prefill_items_at_once() as usize * self.prefill_tile_rows as usize;
-        max_tokens.min(self.decode_items_at_once() as usize + prefill_rows / self.group() as usize)
+        max_tokens.min(self.max_added_decode_items() + prefill_rows / self.group() as usize)
     }
 
     /// Slots for parts in one step, at most.
     ///
-    /// A list is only split into what runs at once. For decode an item has one slot. For prefill let an entry have n
-    /// query tokens behind c others, in tiles of q tokens, and chunks of C keys. Its slots are n · ⌈(c + n) / C⌉, at
-    /// most n (c + n) / C + n. Its tiles end at q, 2 q, … and n tokens, so its items are at least
-    /// (n c + n² / 2) / (q C), and n / q. The slots are then at most 3 q times the items.
+    /// A list is only split so far. Decode has one slot for an item of a split entry: for each that is added, and the
+    /// first of each such entry. For prefill let an entry have n query tokens behind c others, in tiles of q tokens,
+    /// and chunks of C keys. Its slots are n · ⌈(c + n) / C⌉, at most n (c + n) / C + n. Its tiles end at q, 2 q, … and
+    /// n tokens, so its items are at least (n c + n² / 2) / (q C), and n / q. The slots are then at most 3 q times the
+    /// items.
     pub fn max_slots(&self) -> usize {
         let prefill_rows = u64::from(self.prefill_items_at_once()) * u64::from(self.prefill_tile_rows);
-        self.decode_items_at_once() as usize + (3 * prefill_rows / u64::from(self.group())) as usize
+        2 * self.max_added_decode_items() + (3 * prefill_rows / u64::from(self.group())) as usize
     }
 }
 
@@ -145,22 +157,24 @@ impl WorkPlanner {
     pub fn fill(&mut self, entries: &[Entry], view: &mut DeviceView<'_>) -> WorkCounts {
         let work = self.work;
         let mut merges = Merges { columns: &mut view.merges, count: 0, num_slots: 0 };
-        self.plan(entries, |num_tokens| num_tokens == 1, work.group(), work.decode_items_at_once(), &mut merges);
+        let at_once = work.decode_items_at_once();
+        self.plan(entries, |num_tokens| num_tokens == 1, work.group(), |ends| decode_chunk(ends, at_once), &mut merges);
         let decode_items = self.write(&mut view.decode);
         let (tile_rows, at_once) = (work.prefill_tile_rows, work.prefill_items_at_once());
-        self.plan(entries, |num_tokens| num_tokens > 1, tile_rows, at_once, &mut merges);
+        self.plan(entries, |num_tokens| num_tokens > 1, tile_rows, |ends| chunk_of(ends, at_once), &mut merges);
         let prefill_items = self.write(&mut view.prefill);
         debug_assert!(merges.num_slots as usize <= work.max_slots());
         WorkCounts { decode_items, prefill_items, merges: merges.count }
     }
 
-    /// Makes the items of the entries whose number of query tokens `belongs` to the list.
+    /// Makes the items of the entries whose number of query tokens `belongs` to the list. `choose` gives the chunk for
+    /// where the keys of the tiles end.
     fn plan(
         &mut self,
         entries: &[Entry],
         belongs: impl Fn(u32) -> bool,
         tile_rows: u32,
-        at_once: u32,
+        choose: impl Fn(&[u32]) -> u32,
         merges: &mut Merges<'_, '_>,
     ) {
         let group = self.work.group();
@@ -176,7 +190,7 @@ impl WorkPlanner {
             }
             first_token += count;
         }
-        let chunk = chunk_of(&self.ends, at_once);
+        let chunk = choose(&self.ends);
         for &query in &self.queries {
             let is_split = query.context + query.num_tokens > chunk;
             let first_slot = if is_split { merges.add(query, chunk) } else { 0 };
@@ -206,6 +220,42 @@ impl WorkPlanner {
         }
         self.items.len()
     }
+}
+
+/// The chunk of keys by which decoding is done first, by estimate; `u32::MAX`: whole.
+fn decode_chunk(ends: &[u32], at_once: u32) -> u32 {
+    let longest = ends.iter().copied().max().unwrap_or(0);
+    let (mut best, mut least) = (u32::MAX, estimate(ends, longest, at_once));
+    let even = (2..=MOST_PARTS).map(|parts| longest.div_ceil(parts).next_multiple_of(CHUNK_STEP).max(MIN_CHUNK));
+    for chunk in even.chain([chunk_of(ends, at_once)]) {
+        if chunk >= longest {
+            continue;
+        }
+        let num_items: u32 = ends.iter().map(|end| end.div_ceil(chunk)).sum();
+        let cost = estimate(ends, chunk, at_once);
+        // Parts that gain little are not worth what the estimate does not see.
+        if num_items - ends.len() as u32 <= MOST_ADDED * at_once && cost + cost / 16 < least {
+            (best, least) = (chunk, cost);
+        }
+    }
+    best
+}
+
+/// How long the items of this chunk take, in keys: blocks of the GPU take them by rounds, the whole chunks first.
+fn estimate(ends: &[u32], chunk: u32, at_once: u32) -> u64 {
+    let (mut num_whole, mut num_rests, mut rest_keys, mut longest_rest) = (0, 0, 0, 0);
+    for &end in ends {
+        let rest = end % chunk;
+        num_whole += u64::from(end / chunk);
+        num_rests += u64::from(rest > 0);
+        rest_keys += u64::from(rest);
+        longest_rest = longest_rest.max(u64::from(rest));
+    }
+    let rounds = |num_items: u64| num_items.div_ceil(u64::from(at_once.max(1)));
+    let (whole, all) = (rounds(num_whole), rounds(num_whole + num_rests));
+    let first_rest = if whole == 0 { longest_rest } else { 0 };
+    let other_rests = (all - whole).saturating_sub(u64::from(whole == 0)) * rest_keys / num_rests.max(1);
+    whole * u64::from(chunk) + first_rest + other_rests + all * u64::from(PART_COST)
 }
 
 /// The smallest chunk of keys for which all items run at once; `u32::MAX` where even whole tiles are too many.

@@ -58,6 +58,42 @@ fn a_small_plan() {
     simulator.finish();
 }
 
+/// How long a GPU takes for items: block b takes every item whose number is b, more than the blocks, and so on.
+fn keys_of_the_slowest(items: &[Item], num_blocks: usize) -> usize {
+    let sum = |block: usize| items.iter().skip(block).step_by(num_blocks).map(|item| item.kv_end - item.kv_begin).sum();
+    (0..num_blocks).map(sum).max().unwrap_or(0)
+}
+
+/// The lists of decode for requests of these lengths, on a GPU that takes eight items at once.
+fn decode_items(lengths: &[u32]) -> Vec<Item> {
+    let mut simulator = Simulator::new(EngineConfig { num_blocks: 1 << 14, max_num_seqs: 64, ..long(WORK) });
+    for (request, &length) in (0..).zip(lengths) {
+        simulator.submit(submission(request, (0..length).map(|index| (request as u32 + index) % 61), 60));
+    }
+    loop {
+        let (plan, columns) = simulator.plan(false).expect("they run");
+        let decodes = columns.seq_len.len() == lengths.len() && plan.max_query_len == 1;
+        let items = simulator.lists(&plan).decode;
+        simulator.commit();
+        if decodes {
+            simulator.finish();
+            return items;
+        }
+    }
+}
+
+#[test]
+fn the_last_round_of_decoding_is_not_left_to_a_few() {
+    // Eleven requests where eight run at once: whole, they take two rounds, as long as sixteen would.
+    let items = decode_items(&[1800; 11]);
+    assert!(keys_of_the_slowest(&items, 8) < 1800 * 8 / 5);
+    // One long request among many short ones.
+    let items = decode_items(&[[4000].as_slice(), &[100; 40]].concat());
+    assert!(keys_of_the_slowest(&items, 8) < 1800);
+    // Sixteen fill two rounds.
+    assert!(decode_items(&[1500; 16]).iter().all(|item| item.slot == -1));
+}
+
 /// Requests begin alike, so that some find a long beginning in the cache and are short queries over it.
 fn run(work: DeviceWork, max_num_batched_tokens: u32, requests: &[(u32, u32)]) {
     let mut simulator = Simulator::new(EngineConfig { max_num_batched_tokens, ..long(work) });

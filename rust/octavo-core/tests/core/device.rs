@@ -149,12 +149,19 @@ impl Checker<'_> {
             *end = item.kv_end.max(*end);
         }
         let num_items = |chunk: usize| ends.values().map(|end| end.div_ceil(chunk)).sum::<usize>();
-        if ends.len() >= at_once {
-            assert!(items.iter().all(|item| item.slot == -1));
-            return;
+        let fits =
+            (128..).step_by(64).find(|&chunk| num_items(chunk) <= at_once.max(ends.len())).expect("one is long enough");
+        if !decode && ends.len() < at_once {
+            assert_eq!(items.len(), num_items(fits));
         }
-        let chunk = (128..).step_by(64).find(|&chunk| num_items(chunk) <= at_once).expect("one is long enough");
-        assert_eq!(items.len(), num_items(chunk));
+        let split = items.iter().filter(|item| item.slot >= 0);
+        let Some(longest) = split.map(|item| item.kv_end - item.kv_begin).max() else { return };
+        assert!(decode || ends.len() < at_once);
+        let chunk = if decode { longest } else { fits };
+        assert!(chunk >= 128 && chunk % 64 == 0);
+        assert!(
+            items.len() == num_items(chunk) && items.len() <= if decode { ends.len() + 4 * at_once } else { at_once }
+        );
         for item in items {
             let end = ends[&(item.entry, item.first_row)];
             assert!(item.kv_begin % chunk == 0 && item.kv_end == end.min(item.kv_begin + chunk));

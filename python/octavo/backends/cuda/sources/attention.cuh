@@ -27,8 +27,9 @@
 //
 // How they are made. Entries with one query token go to the list for decode, others to that for prefill, one item for
 // each TILE_ROWS rows there. Where that is fewer units (items times KV heads) than blocks fit on the GPU, the keys are
-// split: into the smallest chunk, a multiple of 64 and at least 128, for which all units fit at once. Long items come
-// first, for blocks take them in order. Slots are numbered from 0 in each step.
+// split: into the smallest chunk, a multiple of 64 and at least 128, for which all units fit at once. Decode is also
+// split where that shortens a last round with few units, or a long item's tail. Long items come first, for blocks take
+// them in order. Slots are numbered from 0 in each step.
 struct WorkList {
   const int *count, *entry, *first_row, *kv_begin, *kv_end, *slot;
 };
