@@ -280,7 +280,8 @@ class Plan:
     num_table_deltas: int
     num_block_copies: int
     num_host_samples: int
-    """Samples with host_sample 1; 0 without DeviceWork."""
+    """Samples with host_sample 1; 0 without DeviceWork, as is the next."""
+    num_histories: int
 
 @final
 class DeviceWork:
@@ -325,7 +326,8 @@ class Engine:
         async_decode: a request that a step in flight samples may be planned for its next token, before that step's
         commit. The token that is not known yet is -(row + 1) in input_ids: the one sampled last for this row, which the
         device has to put in (-1 where none could be chosen: any token will do then, for the request fails). A request
-        whose next token is a host_sample, and one that forks (n > 1), waits for the commit.
+        whose token is a host_sample, or with penalties without DeviceWork, and one that forks (n > 1), waits for the
+        commit.
         """
     def arena_layout(self) -> list[tuple[str, Literal["int32", "int64", "float32"], int, int]]:
         """(column, element type, byte offset, number of elements) of one arena.
@@ -340,15 +342,20 @@ class Engine:
         token logits_index[s]; several samples may read one token (n > 1).
 
         With DeviceWork the columns of input are, in addition:
-        first:  counts i32[8]: num_reqs, num_tokens, num_samples, num_table_deltas, num_block_copies,
-                num_decode_items, num_prefill_items, num_merges
+        first:  counts i32[9]: num_reqs, num_tokens, num_samples, num_table_deltas, num_block_copies,
+                num_decode_items, num_prefill_items, num_merges, num_histories
         last:   decode_entry, decode_kv_begin, decode_kv_end, decode_slot; prefill_entry, prefill_first_row,
                 prefill_kv_begin, prefill_kv_end, prefill_slot; merge_token, merge_first_slot, merge_num_slots,
                 merge_slot_stride, all i32 (cuda/attention.cuh: WorkList, MergeList; slots are numbered from 0 over both
                 lists); and of each sample temperature f32[R], top_k i32[R], top_p f32[R], min_p f32[R],
                 seed i64[R] (the bits of a u64), choice i32[R], draw_step i64[R] (seed, choice and draw_step name the
-                random draw), host_sample i32[R]: 1 where penalties, banned tokens, a bias or log-probabilities are
-                asked for, and CpuKernels.sample has to choose
+                random draw), num_logprobs i32[R] (-1: not even the sampled token's), presence_penalty f32[R],
+                frequency_penalty f32[R], repetition_penalty f32[R], host_sample i32[R]: 1 where CpuKernels.sample has
+                to choose: with banned tokens, a bias, or more than 32 log-probabilities, or with penalties in a row
+                whose history is not complete
+        and:    history_row i32[R], history_starts i32[R], history_first i32[R + 1], history_num_prompt i32[R],
+                history_tokens i32[T], for rows with penalties: tokens that the row has had, and the device does not
+                know (cuda/count_tokens.cu). It adds those that it samples itself
 
         Arenas have to start as zeros. Behind its own elements a step leaves those of earlier steps, which are in range;
         logits_index has zeros there. No two deltas of a step are for one place of the block table.

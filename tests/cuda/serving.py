@@ -55,6 +55,8 @@ class Serving:
     loop: EngineLoop
     driver: FakeDriver | None
     """None on the CPU, and on a GPU."""
+    num_preemptions: int = 0
+    """Of choices that have ended."""
 
     def submit(self, prompt: list[int], max_tokens: int, **sampling: Any) -> int:
         options = {"temperature": 0.0, "ignore_eos": True, **sampling}
@@ -69,6 +71,7 @@ class Serving:
                 assert not isinstance(event, Failed), event.message
                 if isinstance(event, Delta):
                     tokens.setdefault((event.request, event.index), []).extend(event.token_ids)
+                    self.num_preemptions += event.timings.num_preemptions if event.timings else 0
 
         while self.frontend.num_open:
             take()

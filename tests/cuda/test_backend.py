@@ -7,13 +7,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fake_driver import FakeEvent
 from serving import VOCABULARY, Serving, serve, tiny_llama
 from transformers import LlamaForCausalLM
 
-from octavo._core import Failed
+from octavo._core import Failed, Plan
+from octavo.engine.cuda_runner import CudaRunner
 from octavo.errors import ModelError
 
 ROUNDING = 0.02
@@ -110,6 +112,70 @@ def test_the_gpu_draws_what_the_cpus_sampler_draws(folder: Path, monkeypatch: py
         answers.append(serving.finish())
     assert answers[0] == answers[1]
     assert len(answers[0]) == 5
+
+
+ASKED: list[tuple[int, dict[str, Any]]] = [
+    (4, {"presence_penalty": 0.9, "repetition_penalty": 1.2, "logprobs": 3}),
+    (2, {"frequency_penalty": 0.7, "n": 3, "temperature": 0.7, "seed": 11, "logprobs": 0}),
+    (3, {"presence_penalty": -0.4, "frequency_penalty": 0.3, "temperature": 1.0, "top_k": 9, "seed": 21}),
+    (5, {"repetition_penalty": 1.6, "min_tokens": 4, "ignore_eos": False, "stop_token_ids": [3]}),
+    (1, {"logprobs": 20, "n": 2, "temperature": 1.2, "seed": 13}),
+]
+
+
+OUTPUTS = ("sampled", "sampled_logprob", "sampled_rank", "top_ids", "top_logprobs")
+
+
+@pytest.mark.parametrize(
+    ("cache", "scheduler"),
+    [
+        ({}, {}),
+        ({}, {"async_scheduling": False}),
+        ({"num_gpu_blocks_override": 9}, {}),
+        ({"enable_prefix_caching": False}, {"max_num_batched_tokens": 9}),
+    ],
+    ids=["ahead", "synchronous", "preempted", "chunks of 9"],
+)
+def test_penalties_and_log_probabilities_are_the_cpu_samplers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cache: dict[str, Any], scheduler: dict[str, Any]
+) -> None:
+    """The CPU's sampler takes each step's samples again, from the same logits: what was before is known then."""
+    execute, finish = CudaRunner.execute, CudaRunner.finish
+    logits: dict[int, torch.Tensor] = {}
+    num_samples: Counter[str] = Counter()
+
+    def keep_logits(runner: CudaRunner, plan: Plan) -> None:
+        execute(runner, plan)
+        logits[plan.epoch] = runner._decoder._ops._logits[: plan.num_samples].clone()
+
+    def sample_again(runner: CudaRunner, plan: Plan) -> None:
+        finish(runner, plan)
+        arena, count = runner._arena.host[plan.arena], plan.num_samples
+        columns = {name: arena[name].reshape(8, -1)[:count] for name in OUTPUTS}
+        from_gpu = {name: column.copy() for name, column in columns.items()}
+        runner._sampler.sample(runner._engine, plan.epoch, logits.pop(plan.epoch).cpu().numpy())
+        for name in ("sampled", "sampled_rank"):
+            assert from_gpu[name].tolist() == columns[name].tolist()
+        np.testing.assert_allclose(from_gpu["sampled_logprob"], columns["sampled_logprob"], rtol=1e-4, atol=1e-5)
+        for sample, asked in enumerate(arena["num_logprobs"][:count]):
+            top = slice(0, max(asked, 0))
+            assert from_gpu["top_ids"][sample, top].tolist() == columns["top_ids"][sample, top].tolist()
+            actual, expected = from_gpu["top_logprobs"][sample, top], columns["top_logprobs"][sample, top]
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+        num_samples.update(all=count, on_host=plan.num_host_samples)
+
+    monkeypatch.setattr(CudaRunner, "execute", torch.inference_mode()(keep_logits))
+    monkeypatch.setattr(CudaRunner, "finish", sample_again)
+    serving = serve(folder, "cuda", monkeypatch, cache=cache, **scheduler)
+    for prompt, sampling in ASKED:
+        serving.submit(PROMPTS[prompt], 16, **sampling)
+    answers = serving.finish()
+    assert len(answers) == 8
+    assert num_samples["on_host"] <= num_samples["all"] / 4
+    if "num_gpu_blocks_override" in cache:
+        assert serving.num_preemptions > 0
+    if serving.driver is not None:
+        assert serving.driver.most_in_flight == 1 + scheduler.get("async_scheduling", True)
 
 
 def test_what_the_cpu_samples_for_the_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

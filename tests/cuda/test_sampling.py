@@ -190,7 +190,7 @@ def test_a_count_stays_at_its_most() -> None:
 def test_the_kernel_says_how_many_log_probabilities_it_can_give() -> None:
     kernels = kernels_of("sampling.cu", "fp32", 512)
     assert kernels.shape("sample")[0] == 512
-    assert kernels.constant("sampling_max_logprobs") >= MAX_LOGPROBS
+    assert kernels.constant("sampling_max_logprobs") == 32 >= MAX_LOGPROBS  # octavo-core leaves more to the host
 
 
 @pytest.mark.cuda_host_all

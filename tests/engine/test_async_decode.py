@@ -49,7 +49,7 @@ def test_answers_are_those_of_steps_one_by_one(make_pair: Callable[..., Pair]) -
     plain = pair.frontend.submit([2, 3], greedy(9))
     short = pair.frontend.submit([5], greedy(1))
     stopped = pair.frontend.submit([4], greedy(20, stop_token_ids=[3]))
-    on_host = pair.frontend.submit([6], greedy(4, logprobs=0))
+    on_host = pair.frontend.submit([6], greedy(4, logit_bias=[(0, 0.0)]))
     forked = pair.frontend.submit([2], greedy(3, n=2))
     turn_until_done(pair, device)
     assert pair.tokens(plain) == [4, 5, 6, 2, 3, 4, 5, 6, 2]

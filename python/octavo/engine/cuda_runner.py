@@ -16,6 +16,7 @@ from octavo.backends.cuda.arguments import SamplingCall, StepCount, UpdateRowsCa
 from octavo.backends.cuda.cache import COPY_BLOCKS, CudaAttention, CudaCache
 from octavo.backends.cuda.driver import Driver, Event
 from octavo.backends.cuda.kernels import Kernels
+from octavo.backends.cuda.penalties import TokenHistory
 from octavo.engine.graphs import DecodeGraphs
 from octavo.models.decoder import Decoder
 
@@ -23,7 +24,7 @@ UPDATE_BLOCKS = 32
 
 SAMPLING_COLUMNS = (
     *("temperature", "top_k", "top_p", "min_p", "seed", "choice", "draw_step", "sample_row", "host_sample"),
-    *("sampled", "sampled_logprob", "sampled_rank", "top_ids", "top_logprobs"),
+    *("num_logprobs", "sampled", "sampled_logprob", "sampled_rank", "top_ids", "top_logprobs"),
 )
 """Fields of SamplingCall that are columns of the arena."""
 
@@ -44,9 +45,10 @@ class CudaRunner:
         *,
         max_num_tokens: int,
         max_num_seqs: int,
+        max_logprobs: int,
         graph_sizes: Sequence[int],
     ) -> None:
-        """`sampler` takes what the GPU's kernel does not: samples with penalties, bias or log-probabilities."""
+        """`sampler` takes what the GPU's kernel does not: samples with banned tokens, say, or a bias."""
         self._driver, self._kernels, self._engine = driver, kernels, engine
         self._decoder, self._attention, self._arena, self._sampler = decoder, attention, arena, sampler
         self._copies = cache.copy_call(arena)
@@ -63,11 +65,15 @@ class CudaRunner:
             tokens=self._tokens.data_ptr(),
             table_stride=cache.tables.stride(0),
         )
+        vocab_size = decoder.spec.vocab_size
+        self._history = TokenHistory(driver, kernels, arena, max_num_seqs=max_num_seqs, vocab_size=vocab_size)
         self._sampling = SamplingCall(
             num_samples=arena.count_address(StepCount.NUM_SAMPLES),
             last_token=self._last_token.data_ptr(),
-            logits_stride=decoder.spec.vocab_size,
-            vocab_size=decoder.spec.vocab_size,
+            penalties=self._history.state,
+            logits_stride=vocab_size,
+            vocab_size=vocab_size,
+            max_logprobs=max_logprobs,
             **{name: arena.address(name) for name in SAMPLING_COLUMNS},
         )
         self._graphs = DecodeGraphs(driver, graph_sizes, self._decode)
@@ -98,6 +104,8 @@ class CudaRunner:
         self._arena.upload(plan)
         if plan.num_block_copies:
             self._kernels.copy_blocks.launch(COPY_BLOCKS, self._copies)
+        if plan.num_histories:
+            self._history.count()
         size = self._graphs.size_for(plan)
         logits = self._prefill(plan) if size is None else self._graphs.step(size)
         host_logits = self._take_host_logits(plan, logits) if plan.num_host_samples else None

@@ -88,16 +88,18 @@ def device_parameter_bytes(spec: DecoderSpec) -> int:
 
 
 def device_workspace_bytes(spec: DecoderSpec, *, max_tokens: int, max_samples: int, max_model_len: int) -> int:
-    """What a step holds on a GPU, and the rotary table.
+    """What a step holds on a GPU, the rotary table, and which tokens each row has had.
 
     Activations are 16-bit, the residual stream and logits float32. Counts all buffers of a layer as alive at once, as
-    an allocator keeps them, and those of captured steps apart.
+    an allocator keeps them, and those of captured steps apart. Of a token that a row has had there is a count of
+    16 bits, and a bit.
     """
     qkv = spec.query_size + 2 * spec.kv_size
     halves = 3 * spec.hidden_size + qkv + spec.query_size + 3 * spec.intermediate_size
     a_token = 4 * spec.hidden_size + 2 * halves
     captured_tokens = min(max_samples, 512)
-    a_sample = 2 * spec.hidden_size + 4 * spec.vocab_size
+    history = 2 * spec.vocab_size + 4 * math.ceil(spec.vocab_size / 32)
+    a_sample = 2 * spec.hidden_size + 4 * spec.vocab_size + history
     return (max_tokens + captured_tokens) * a_token + max_samples * a_sample + 4 * max_model_len * spec.rope.rotary_dim
 
 

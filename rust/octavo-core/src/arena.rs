@@ -13,7 +13,7 @@ pub(crate) const NUM_ARENAS: usize = 2;
 const ALIGNMENT: usize = 64;
 
 /// Of the column `counts`; `DeviceView::counts` says which.
-const NUM_COUNTS: usize = 8;
+const NUM_COUNTS: usize = 9;
 
 /// Element type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +134,16 @@ impl ArenaLayout {
                 ("choice", Int32, rows),
                 ("draw_step", Int64, rows),
                 ("host_sample", Int32, rows),
+                ("num_logprobs", Int32, rows),
+                ("presence_penalty", Float32, rows),
+                ("frequency_penalty", Float32, rows),
+                ("repetition_penalty", Float32, rows),
+                ("history_row", Int32, rows),
+                ("history_starts", Int32, rows),
+                ("history_first", Int32, rows + 1),
+                ("history_num_prompt", Int32, rows),
+                // Room for the tokens that a step computes. The whole column is copied with every step.
+                ("history_tokens", Int32, tokens),
             ]);
         }
         let first_output = shapes.len();
@@ -235,12 +245,13 @@ pub(crate) struct ArenaView<'a> {
 /// The columns that only a GPU needs.
 pub(crate) struct DeviceView<'a> {
     /// Of a step: num_reqs, num_tokens, num_samples, num_table_deltas, num_block_copies, num_decode_items,
-    /// num_prefill_items, num_merges.
+    /// num_prefill_items, num_merges, num_histories.
     pub counts: &'a mut [i32],
     pub decode: ItemColumns<'a>,
     pub prefill: ItemColumns<'a>,
     pub merges: MergeColumns<'a>,
     pub samples: SampleColumns<'a>,
+    pub histories: HistoryColumns<'a>,
 }
 
 /// A list of items of attention (attention_work.rs).
@@ -272,6 +283,23 @@ pub(crate) struct SampleColumns<'a> {
     pub draw_step: &'a mut [i64],
     /// 1 where the sample needs what the other columns do not say.
     pub host_sample: &'a mut [i32],
+    /// -1: not even that of the sampled token.
+    pub num_logprobs: &'a mut [i32],
+    pub presence_penalty: &'a mut [f32],
+    pub frequency_penalty: &'a mut [f32],
+    pub repetition_penalty: &'a mut [f32],
+}
+
+/// Lists of tokens that rows have had (history.rs); no two are for one row.
+pub(crate) struct HistoryColumns<'a> {
+    pub row: &'a mut [i32],
+    /// 1: the row has had no others.
+    pub starts: &'a mut [i32],
+    /// List i has the tokens `first[i]..first[i + 1]`.
+    pub first: &'a mut [i32],
+    /// So many of them, or all, are of the prompt, and the rest of the output.
+    pub num_prompt: &'a mut [i32],
+    pub tokens: &'a mut [i32],
 }
 
 impl<'a> DeviceView<'a> {
@@ -307,6 +335,17 @@ impl<'a> DeviceView<'a> {
                 choice: bytemuck::cast_slice_mut(next()),
                 draw_step: bytemuck::cast_slice_mut(next()),
                 host_sample: bytemuck::cast_slice_mut(next()),
+                num_logprobs: bytemuck::cast_slice_mut(next()),
+                presence_penalty: bytemuck::cast_slice_mut(next()),
+                frequency_penalty: bytemuck::cast_slice_mut(next()),
+                repetition_penalty: bytemuck::cast_slice_mut(next()),
+            },
+            histories: HistoryColumns {
+                row: bytemuck::cast_slice_mut(next()),
+                starts: bytemuck::cast_slice_mut(next()),
+                first: bytemuck::cast_slice_mut(next()),
+                num_prompt: bytemuck::cast_slice_mut(next()),
+                tokens: bytemuck::cast_slice_mut(next()),
             },
         }
     }

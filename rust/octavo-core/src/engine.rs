@@ -150,7 +150,7 @@ impl Engine {
                 self.epoch += 1;
                 step.fill(self.epoch, arena, &mut self.requests, self.config.block_size, &mut view);
                 if let (Some(work), Some(device)) = (&mut self.work, &mut view.device) {
-                    step.fill_device(&self.requests, work, device);
+                    step.fill_device(&mut self.requests, work, device);
                 }
                 self.in_flight.push_back(arena);
                 return Ok(Some(step.plan));
@@ -338,6 +338,7 @@ impl Engine {
             table: BlockTable::default(),
             num_synced: 0,
             row: None,
+            num_counted: 0,
             fork_rows: Vec::new(),
             num_choices,
             hashes: Vec::new(),

@@ -8,7 +8,7 @@
 //! - `hash`, `prefix`, `blocks`: full blocks of tokens get a chained hash, are found again by it, and are counted
 //! - `scheduler`: which sequences run in a step, and how many tokens of each
 //! - `arena`, `plan`: the step as columns, in memory that the backend owns
-//! - `attention_work`: for a GPU, which of its blocks takes which keys
+//! - `attention_work`, `history`: for a GPU, which of its blocks takes which keys, and which tokens its rows have had
 //! - `commit`: what the backend sampled goes to the sequences and, as one frame, to the front end
 //! - `engine`: the public face: plan, run, commit
 //! - `stats`: counters and the clock
@@ -35,6 +35,8 @@ mod arena;
 mod plan;
 
 mod attention_work;
+
+mod history;
 
 mod commit;
 

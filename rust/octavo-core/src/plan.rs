@@ -6,6 +6,7 @@
 use crate::arena::{ArenaView, DeviceView};
 use crate::attention_work::WorkPlanner;
 use crate::blocks::BlockId;
+use crate::history;
 use crate::request::{Requests, SequenceKey};
 
 /// One step, as scalars. The columns lie in arena number `arena`.
@@ -21,8 +22,10 @@ pub struct Plan {
     pub max_context_len: u32,
     pub num_table_deltas: u32,
     pub num_block_copies: u32,
-    /// Samples that `host_sample` marks; 0 without `EngineConfig::device_work`.
+    /// Samples that `host_sample` marks; 0 without `EngineConfig::device_work`, as is the next.
     pub num_host_samples: u32,
+    /// Lists of tokens that rows have had.
+    pub num_histories: u32,
 }
 
 /// What the sampler needs for one sample of a step.
@@ -50,8 +53,6 @@ pub struct SampleRow<'a> {
     /// Sorted by token.
     pub logit_bias: &'a [(u32, f32)],
     pub num_logprobs: Option<u32>,
-    /// Whether more than temperature, top-k, top-p and min-p decides: then the CPU samples.
-    pub needs_host: bool,
 }
 
 /// One sequence's part of a step: its tokens `start..start + count`.
@@ -62,6 +63,8 @@ pub(crate) struct Entry {
     pub count: u32,
     /// Choices sampled after the last token; 0 while tokens are missing.
     pub num_samples: u32,
+    /// For a GPU: its samples are left to the host.
+    pub on_host: bool,
 }
 
 /// A change of a block table that is not at its end: row, column, block.
@@ -155,15 +158,18 @@ impl Step {
             num_table_deltas: num_deltas as u32,
             num_block_copies: self.copies.len() as u32,
             num_host_samples: 0,
+            num_histories: 0,
         };
     }
 
     /// Writes the columns that only a GPU needs, after `fill`.
-    pub fn fill_device(&mut self, requests: &Requests, planner: &mut WorkPlanner, view: &mut DeviceView) {
+    pub fn fill_device(&mut self, requests: &mut Requests, planner: &mut WorkPlanner, view: &mut DeviceView) {
         let work = planner.fill(&self.entries, view);
+        let num_histories = history::fill(&mut self.entries, requests, &mut view.histories);
         let columns = &mut view.samples;
         let mut num_host_samples = 0;
-        for (index, row) in self.sampling(requests).enumerate() {
+        let on_host = self.entries.iter().flat_map(|entry| (0..entry.num_samples).map(|_| entry.on_host));
+        for (index, (row, on_host)) in self.sampling(requests).zip(on_host).enumerate() {
             columns.temperature[index] = row.temperature;
             columns.top_k[index] = row.top_k.min(i32::MAX as u32) as i32;
             columns.top_p[index] = row.top_p;
@@ -171,11 +177,16 @@ impl Step {
             columns.seed[index] = row.seed as i64;
             columns.choice[index] = row.choice as i32;
             columns.draw_step[index] = row.step as i64;
-            columns.host_sample[index] = row.needs_host.into();
-            num_host_samples += u32::from(row.needs_host);
+            columns.host_sample[index] = on_host.into();
+            columns.num_logprobs[index] = row.num_logprobs.map_or(-1, |count| count as i32);
+            columns.presence_penalty[index] = row.presence_penalty;
+            columns.frequency_penalty[index] = row.frequency_penalty;
+            columns.repetition_penalty[index] = row.repetition_penalty;
+            num_host_samples += u32::from(on_host);
         }
         let plan = &mut self.plan;
         plan.num_host_samples = num_host_samples;
+        plan.num_histories = num_histories as u32;
         view.counts.copy_from_slice(&[
             plan.num_reqs as i32,
             plan.num_tokens as i32,
@@ -185,6 +196,7 @@ impl Step {
             work.decode_items as i32,
             work.prefill_items as i32,
             work.merges as i32,
+            num_histories as i32,
         ]);
     }
 
@@ -212,7 +224,6 @@ impl Step {
                 banned: request.banned_after(num_output),
                 logit_bias: &sampling.logit_bias,
                 num_logprobs: sampling.logprobs,
-                needs_host: request.needs_host(num_output),
             })
         })
     }

@@ -15,6 +15,9 @@ use crate::prefix::Content;
 /// Key of a sequence in [`Requests`].
 pub(crate) type SequenceKey = usize;
 
+/// Log-probabilities that a GPU gives for a sample (cuda/sampling.cu: MOST_LOGPROBS).
+const DEVICE_LOGPROBS: u32 = 32;
+
 /// The order in which sequences run; preemption takes the greatest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Turn {
@@ -45,15 +48,17 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Whether more than temperature, top-k, top-p and min-p decides the token after `num_output` others.
+    /// Whether no GPU can sample the token after `num_output` others.
     pub fn needs_host(&self, num_output: u32) -> bool {
         let sampling = &self.sampling;
-        sampling.presence_penalty != 0.0
-            || sampling.frequency_penalty != 0.0
-            || sampling.repetition_penalty != 1.0
-            || !sampling.logit_bias.is_empty()
-            || sampling.logprobs.is_some()
+        !sampling.logit_bias.is_empty()
+            || sampling.logprobs.is_some_and(|count| count > DEVICE_LOGPROBS)
             || !self.banned_after(num_output).is_empty()
+    }
+
+    pub fn has_penalties(&self) -> bool {
+        let sampling = &self.sampling;
+        (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) != (0.0, 0.0, 1.0)
     }
 
     /// Tokens that cannot come after `num_output` others.
@@ -88,6 +93,8 @@ pub(crate) struct Sequence {
     pub num_synced: u32,
     /// `Some` while it runs.
     pub row: Option<u32>,
+    /// With penalties on a GPU: its first tokens, which the row has; one that a step in flight samples there counts too.
+    pub num_counted: u32,
     /// Rows kept for the choices that will fork from it.
     pub fork_rows: Vec<u32>,
     /// Choices that it stands for: n before the fork, then 1.

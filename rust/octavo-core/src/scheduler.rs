@@ -128,7 +128,10 @@ impl Scheduler {
         let sequence = &requests.sequences[key];
         let is_sampled = sequence.num_planned == sequence.len() && sequence.num_choices == 1;
         let goes_on = sequence.ending == Ending::None && sequence.len() + 1 < sequence.limit;
-        is_sampled && goes_on && !requests.requests[sequence.request].needs_host(sequence.num_output())
+        let request = &requests.requests[sequence.request];
+        // The GPU counts what it samples. What the host samples is not known before the commit.
+        let is_counted = !request.has_penalties() || sequence.num_counted > sequence.len();
+        is_sampled && goes_on && is_counted && !request.needs_host(sequence.num_output())
     }
 
     fn catch_up(&mut self, requests: &mut Requests, step: &mut Step) {
@@ -282,7 +285,7 @@ impl Scheduler {
         sequence.num_planned = end;
         sequence.pending = None;
         let num_samples = if end >= sequence.len() { sequence.num_choices } else { 0 };
-        step.entries.push(Entry { key, start, count, num_samples });
+        step.entries.push(Entry { key, start, count, num_samples, on_host: false });
         step.num_tokens += count;
         true
     }
@@ -310,6 +313,7 @@ impl Scheduler {
         sequence.num_computed = 0;
         sequence.num_planned = 0;
         sequence.num_synced = 0;
+        sequence.num_counted = 0;
         sequence.num_registered = 0;
         sequence.content = Some(Content::ROOT);
     }

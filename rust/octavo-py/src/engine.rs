@@ -33,6 +33,7 @@ pub struct Plan {
     num_table_deltas: u32,
     num_block_copies: u32,
     num_host_samples: u32,
+    num_histories: u32,
 }
 
 impl From<octavo_core::Plan> for Plan {
@@ -48,6 +49,7 @@ impl From<octavo_core::Plan> for Plan {
             num_table_deltas: plan.num_table_deltas,
             num_block_copies: plan.num_block_copies,
             num_host_samples: plan.num_host_samples,
+            num_histories: plan.num_histories,
         }
     }
 }

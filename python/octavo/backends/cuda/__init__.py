@@ -5,6 +5,7 @@ installation  whether driver, PyTorch and CuPy fit together
 driver       all that needs a GPU, as a protocol, and the real one
 kernels      the kernels that a model needs, loaded
 arena        the step's columns on the GPU
+penalties    which tokens each row has had
 ops, cache   the decoder's operations, the KV cache and its attention
 self_check   a second's work for `octavo doctor`
 nvrtc        NVIDIA's run-time compiler, through ctypes: no driver, no GPU

@@ -134,6 +134,7 @@ class StepCount(IntEnum):
     NUM_DECODE_ITEMS = 5
     NUM_PREFILL_ITEMS = 6
     NUM_MERGES = 7
+    NUM_HISTORIES = 8
 
 
 class UpdateRowsCall(ctypes.Structure):

@@ -22,6 +22,7 @@ class Kernels:
     update_rows: Kernel
     copy_blocks: Kernel
     sample: Kernel
+    count_tokens: Kernel
     prefill_tile_rows: int
     """Pairs of a query token and a head of its group, in one item of work."""
 
@@ -29,7 +30,7 @@ class Kernels:
 def load_kernels(driver: Driver, spec: DecoderSpec, dtype: str, kv_dtype: str) -> Kernels:
     """`dtype` is bfloat16 or float16, `kv_dtype` the same or fp8. CompileError when a kernel cannot be made."""
     query, cache, dim = ELEMENTS[dtype], ELEMENTS[kv_dtype], spec.head_dim
-    decode, prefill, merge, kv_write, norms, update_rows, block_copy, samples = driver.load(
+    decode, prefill, merge, kv_write, norms, update_rows, block_copy, samples, histories = driver.load(
         [
             attention("paged_decode", dim, query, cache),
             attention("paged_prefill", dim, query, cache),
@@ -39,6 +40,7 @@ def load_kernels(driver: Driver, spec: DecoderSpec, dtype: str, kv_dtype: str) -
             only("update_rows"),
             only("block_copy"),
             sampling(),
+            only("count_tokens"),
         ]
     )
     return Kernels(
@@ -52,5 +54,6 @@ def load_kernels(driver: Driver, spec: DecoderSpec, dtype: str, kv_dtype: str) -
         update_rows=update_rows.kernel("update_rows"),
         copy_blocks=block_copy.kernel("copy_blocks"),
         sample=samples.kernel("sample"),
+        count_tokens=histories.kernel("count_tokens"),
         prefill_tile_rows=prefill.constant("prefill_tile_rows"),
     )

@@ -87,14 +87,15 @@ fn what_an_end_makes_void_keeps_its_blocks_until_the_device_is_done() {
 #[test]
 fn samples_of_the_host_wait_for_the_commit() {
     let changes: [fn(&mut octavo_wire::Sampling); 5] = [
-        |sampling| sampling.logprobs = Some(1),
+        |sampling| sampling.logprobs = Some(33),
         |sampling| sampling.presence_penalty = 0.5,
         |sampling| sampling.frequency_penalty = 0.5,
         |sampling| sampling.repetition_penalty = 1.5,
         |sampling| sampling.logit_bias = vec![(3, 1.0)],
     ];
     for change in changes {
-        let mut simulator = Simulator::new(ahead());
+        // Without the columns of a GPU nobody counts for penalties.
+        let mut simulator = Simulator::new(EngineConfig { max_logprobs: 33, ..ahead() });
         let mut asked = submission(1, 1..=5, 4);
         change(&mut asked.sampling);
         simulator.submit(asked);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use octavo_core::{Arenas, DeviceWork, Plan};
 
+use crate::history::{TokenList, has_penalties};
 use crate::simulator::{Columns, Simulator, integers};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Simulator {
     pub fn lists(&mut self, plan: &Plan) -> Lists {
         let layout = self.engine.arena_layout();
         let arena = self.arenas.arena(plan.arena);
-        let counts = integers(layout, arena, "counts", 8);
+        let counts = integers(layout, arena, "counts", 9);
         let scalars = [plan.num_reqs, plan.num_tokens, plan.num_samples, plan.num_table_deltas, plan.num_block_copies];
         assert_eq!(counts[..5], scalars.map(i64::from));
         let items = |list: &str, count: i64| -> Vec<Item> {
@@ -84,22 +85,31 @@ impl Simulator {
     fn check_samples(&mut self, plan: &Plan) {
         let layout = self.engine.arena_layout();
         let arena = self.arenas.arena(plan.arena);
+        let lists = TokenList::read(layout, plan, arena);
+        let room = layout.column("history_tokens").expect("the engine is for a GPU").len
+            - lists.iter().map(|list| list.tokens.len()).sum::<usize>();
         let integers = |name: &str| integers(layout, arena, name, plan.num_samples);
         let floats = |name: &str| integers(name).into_iter().map(|bits| f32::from_bits(bits as u32));
-        let [top_k, seed, choice, draw_step, host_sample] =
-            ["top_k", "seed", "choice", "draw_step", "host_sample"].map(integers);
-        let [temperature, top_p, min_p] =
-            ["temperature", "top_p", "min_p"].map(|name| floats(name).collect::<Vec<_>>());
+        let [top_k, seed, choice, draw_step, host_sample, num_logprobs, logits_index] =
+            ["top_k", "seed", "choice", "draw_step", "host_sample", "num_logprobs", "logits_index"].map(integers);
+        let [temperature, top_p, min_p, presence, frequency, repetition] =
+            ["temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"]
+                .map(|name| floats(name).collect::<Vec<_>>());
         let mut num_host_samples = 0;
         for (index, row) in self.engine.sampling(plan.epoch).expect("the step is in flight").enumerate() {
             assert_eq!((temperature[index], top_p[index], min_p[index]), (row.temperature, row.top_p, row.min_p));
             assert_eq!((top_k[index], choice[index]), (i64::from(row.top_k), i64::from(row.choice)));
             assert_eq!((seed[index] as u64, draw_step[index] as u64), (row.seed, row.step));
-            let plain = (row.presence_penalty, row.frequency_penalty, row.repetition_penalty) == (0.0, 0.0, 1.0)
-                && row.banned.is_empty()
-                && row.logit_bias.is_empty()
-                && row.num_logprobs.is_none();
-            assert_eq!(host_sample[index], i64::from(!plain));
+            let penalties = (row.presence_penalty, row.frequency_penalty, row.repetition_penalty);
+            assert_eq!((presence[index], frequency[index], repetition[index]), penalties);
+            assert_eq!(num_logprobs[index] as i32, row.num_logprobs.map_or(-1, |count| count as i32));
+            let is_hosts = !row.banned.is_empty() || !row.logit_bias.is_empty() || row.num_logprobs > Some(32);
+            if is_hosts || !has_penalties(&row) {
+                assert_eq!(host_sample[index], i64::from(is_hosts));
+            } else if host_sample[index] != 0 {
+                let num_rows = logits_index.iter().filter(|&&token| token == logits_index[index]).count();
+                assert!(room < num_rows, "there was room for {room} more tokens that the row has had");
+            }
             num_host_samples += host_sample[index];
         }
         assert_eq!(num_host_samples, i64::from(plan.num_host_samples));

@@ -1,11 +1,13 @@
 //! The core as its users see it: commands in, plans and reports out.
 //!
-//! `simulator` runs the plans on a cache that remembers histories, and `device` checks the columns that only a GPU needs;
+//! `simulator` runs the plans on a cache that remembers histories, `device` checks the columns that only a GPU needs, and
+//! `history` counts as a GPU does;
 //! `random` lets chance choose the commands; the others each assert one behaviour.
 
 mod async_decode;
 mod attention_work;
 mod device;
+mod history;
 mod lifecycle;
 mod prefix;
 mod random;

@@ -10,7 +10,7 @@ use proptest::test_runner::TestRunner;
 
 use crate::simulator::{Simulator, config, submission};
 
-const WORK: DeviceWork =
+pub const WORK: DeviceWork =
     DeviceWork { num_heads: 4, num_kv_heads: 2, prefill_tile_rows: 8, decode_units: 8, prefill_units: 8 };
 
 #[derive(Clone, Debug)]
@@ -36,6 +36,7 @@ struct Ask {
     priority: i32,
     salted: bool,
     logprobs: Option<u32>,
+    penalty: f32,
     ends: bool,
 }
 
@@ -51,6 +52,7 @@ impl Ask {
         sampling.n = self.n.min(limits.max_num_seqs);
         sampling.min_tokens = self.min_tokens;
         sampling.logprobs = self.logprobs;
+        sampling.frequency_penalty = self.penalty;
         sampling.ignore_eos = !self.ends;
         sampling.stop_token_ids = if self.ends { vec![5, 17] } else { vec![] };
         submission
@@ -89,8 +91,9 @@ fn limits() -> impl Strategy<Value = (EngineConfig, u32)> {
 fn ask() -> impl Strategy<Value = Ask> {
     let lengths = (0_u32..3, 0_usize..40, 1_usize..20, 1_u32..20, 0_u32..4);
     let rest = (prop::sample::select(vec![1_u32, 1, 1, 2, 3, 5]), -1_i32..2, prop::bool::weighted(0.1));
-    (lengths, rest, prop::option::weighted(0.2, 0_u32..4), any::<bool>()).prop_map(
-        |((family, common, own, max_tokens, min_tokens), (n, priority, salted), logprobs, ends)| Ask {
+    let (logprobs, penalty) = (prop::option::weighted(0.2, 0_u32..4), prop::sample::select(vec![0.0_f32, 0.5]));
+    (lengths, rest, (logprobs, penalty), any::<bool>()).prop_map(
+        |((family, common, own, max_tokens, min_tokens), (n, priority, salted), (logprobs, penalty), ends)| Ask {
             family,
             common,
             own,
@@ -100,6 +103,7 @@ fn ask() -> impl Strategy<Value = Ask> {
             priority,
             salted,
             logprobs,
+            penalty,
             ends,
         },
     )

@@ -14,6 +14,8 @@ use octavo_core::{
 };
 use octavo_wire::{Command, FailReason, FinishReason, Report, RequestId, Sampling, Submission};
 
+use crate::history::{History, TokenList, has_penalties};
+
 pub const EOS: u32 = 0;
 const RUBBISH: u64 = 0xbad;
 pub const VOCAB_SIZE: u32 = 64;
@@ -104,6 +106,9 @@ pub struct Columns {
     pub sample_row: Vec<i64>,
     pub deltas: Vec<[i64; 3]>,
     pub copies: Vec<(i64, i64)>,
+    /// Not 0 where the host samples; empty when the engine has no such column.
+    pub host_sample: Vec<i64>,
+    pub token_lists: Vec<TokenList>,
 }
 
 impl Columns {
@@ -122,6 +127,8 @@ impl Columns {
             sample_row: column("sample_row", plan.num_samples),
             deltas: (0..deltas[0].len()).map(|i| [deltas[0][i], deltas[1][i], deltas[2][i]]).collect(),
             copies: copies[0].iter().copied().zip(copies[1].iter().copied()).collect(),
+            host_sample: layout.column("host_sample").map_or(vec![], |_| column("host_sample", plan.num_samples)),
+            token_lists: TokenList::read(layout, plan, arena),
         }
     }
 }
@@ -133,6 +140,8 @@ struct Device {
     tables: Vec<Vec<i64>>,
     /// By row; `None` where it is rubbish, or where the host samples.
     last_sampled: Vec<Option<u32>>,
+    /// By row.
+    histories: Vec<History>,
 }
 
 impl Device {
@@ -142,6 +151,7 @@ impl Device {
             slots: vec![0; (config.num_blocks * config.block_size) as usize],
             tables: vec![vec![-1; config.max_blocks_per_seq() as usize]; config.max_num_seqs as usize],
             last_sampled: vec![None; config.max_num_seqs as usize],
+            histories: vec![History::default(); config.max_num_seqs as usize],
         }
     }
 
@@ -174,6 +184,9 @@ impl Device {
         }
         let distinct: HashSet<i64> = columns.slot_mapping.iter().copied().collect();
         assert_eq!(distinct.len(), columns.slot_mapping.len(), "two tokens write one slot");
+        for list in &columns.token_lists {
+            self.histories[list.row].write(list);
+        }
         let mut histories = Vec::new();
         for (index, &row) in columns.row.iter().enumerate() {
             let tokens = columns.query_start[index] as usize..columns.query_start[index + 1] as usize;
@@ -348,7 +361,7 @@ impl Simulator {
     fn sample(&mut self, plan: &Plan, columns: &Columns, histories: &[u64]) {
         let mut sampled = Vec::new();
         let mut rows = self.engine.sampling(plan.epoch).expect("the step is in flight");
-        for (&token, &sample_row) in columns.logits_index.iter().zip(&columns.sample_row) {
+        for (sample, (&token, &sample_row)) in columns.logits_index.iter().zip(&columns.sample_row).enumerate() {
             let row = rows.next().expect("each sample has a row");
             let mut tokens: Vec<u32> = row.prompt.iter().chain(row.output).copied().collect();
             let index = columns.query_start.partition_point(|&start| start <= token) - 1;
@@ -377,7 +390,13 @@ impl Simulator {
             let allowed = (0..VOCAB_SIZE).map(|offset| (choice + offset) % VOCAB_SIZE);
             let choice = allowed.into_iter().find(|token| !row.banned.contains(token)).expect("one is allowed");
             sampled.push(choice);
-            self.device.last_sampled[sample_row as usize] = (!row.needs_host).then_some(choice);
+            let on_device = columns.host_sample.get(sample).map_or(!has_penalties(&row), |&on_host| on_host == 0);
+            self.device.last_sampled[sample_row as usize] = on_device.then_some(choice);
+            if on_device && has_penalties(&row) {
+                let known = &mut self.device.histories[sample_row as usize];
+                assert_eq!(*known, History::of(&tokens, row.prompt.len()), "the penalties are of other tokens");
+                known.count(choice);
+            }
         }
         assert!(rows.next().is_none());
         drop(rows);

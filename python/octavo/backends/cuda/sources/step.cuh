@@ -13,4 +13,5 @@ enum StepCount {
   NUM_DECODE_ITEMS = 5,
   NUM_PREFILL_ITEMS = 6,
   NUM_MERGES = 7,
+  NUM_HISTORIES = 8,
 };
