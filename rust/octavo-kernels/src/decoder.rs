@@ -4,10 +4,12 @@
 //! - `weights`: the parameters, one by one as they are loaded, then as layers;
 //! - `workspace`: the rows that a step writes;
 //! - `step`: the phases of a step;
+//! - `greedy`: the most probable tokens instead of logits;
 //! - `clock`: what each kind of phase takes, for those who ask.
 
 mod clock;
 mod config;
+mod greedy;
 mod step;
 mod weights;
 mod workspace;
@@ -24,6 +26,14 @@ use clock::Clock;
 use step::Step;
 use weights::{Loading, Weights};
 use workspace::Workspace;
+
+/// What a step ends with.
+#[derive(Clone, Copy)]
+enum Head {
+    Logits,
+    /// The most probable tokens.
+    Greedy,
+}
 
 /// A decoder-only transformer: embedding; for each layer RMS norm, attention, RMS norm, gated SiLU MLP, each added to
 /// the residual; a norm and the head. Parameters are loaded by name, then `finish`, then steps.
@@ -72,7 +82,7 @@ impl Decoder {
     /// Ends the loading. Errors: names a parameter that is missing.
     pub fn finish(&mut self) -> Result<(), KernelError> {
         let weights = self.loading.finish(&self.config)?;
-        let workspace = Workspace::new(&self.config, &weights);
+        let workspace = Workspace::new(&self.config, &weights, self.kernels.threads());
         self.loaded = Some((weights, workspace));
         Ok(())
     }
@@ -99,10 +109,27 @@ impl Decoder {
         positions: &[i32],
         logits_index: &[i32],
     ) -> Result<&mut [f32], KernelError> {
-        self.run(cache, input_ids, positions, logits_index, false).map(|(logits, _)| logits)
+        self.run(cache, input_ids, positions, logits_index, Head::Logits, false)?;
+        let vocab_size = self.config.vocab_size;
+        let workspace = &mut self.loaded.as_mut().expect("a step has run").1;
+        workspace.repeat(vocab_size, logits_index.len());
+        Ok(&mut workspace.logits[..logits_index.len() * vocab_size])
     }
 
-    /// `forward`, and what its parts took.
+    /// `forward`, and the token that `CpuKernels::sample` takes for a row that `is_greedy`, of each sample. None: there
+    /// is none. No logits are stored.
+    pub fn forward_greedy(
+        &mut self,
+        cache: &mut KvCache,
+        input_ids: &[i32],
+        positions: &[i32],
+        logits_index: &[i32],
+    ) -> Result<impl Iterator<Item = Option<usize>>, KernelError> {
+        self.run(cache, input_ids, positions, logits_index, Head::Greedy, false)?;
+        Ok(self.loaded.as_ref().expect("a step has run").1.greedy_tokens())
+    }
+
+    /// What the parts of `forward_greedy` take.
     pub fn forward_timed(
         &mut self,
         cache: &mut KvCache,
@@ -110,7 +137,7 @@ impl Decoder {
         positions: &[i32],
         logits_index: &[i32],
     ) -> Result<PartTimes, KernelError> {
-        self.run(cache, input_ids, positions, logits_index, true).map(|(_, times)| times)
+        self.run(cache, input_ids, positions, logits_index, Head::Greedy, true)
     }
 
     fn run(
@@ -119,41 +146,43 @@ impl Decoder {
         input_ids: &[i32],
         positions: &[i32],
         logits_index: &[i32],
+        head: Head,
         timed: bool,
-    ) -> Result<(&mut [f32], PartTimes), KernelError> {
+    ) -> Result<PartTimes, KernelError> {
         self.check_step(cache, input_ids, positions, logits_index)?;
         let config = &self.config;
         cache.prepare(config.num_heads / config.num_kv_heads);
         let Some((weights, workspace)) = &mut self.loaded else {
             return Err(KernelError::Config("a parameter may be missing: finish was not called".to_owned()));
         };
-        let vocab_size = config.vocab_size;
         workspace.distinguish(logits_index);
-        let logits = workspace.logits.as_mut_ptr();
-        let times = {
-            let step = Step {
-                kernels: &self.kernels,
-                config,
-                weights,
-                workspace,
-                cache,
-                input_ids,
-                positions,
-                cos_sin: &self.cos_sin,
-                logits,
-            };
-            let times = std::sync::Mutex::new(PartTimes::default());
-            self.kernels.pool.team(|team| {
-                let mut clock = Clock::new(timed && team.thread() == 0);
-                step.run(team, &mut clock);
-                if let Some(parts) = clock.stop() {
-                    *crate::pool::lock(&times) = parts;
-                }
-            });
-            times.into_inner().unwrap_or_default()
+        let logits = match head {
+            Head::Logits => Some(workspace.logits.as_mut_ptr()),
+            Head::Greedy => {
+                workspace.greedy.begin(workspace.sampled_tokens.len());
+                None
+            }
         };
-        workspace.repeat(vocab_size, logits_index.len());
-        Ok((&mut workspace.logits[..logits_index.len() * vocab_size], times))
+        let step = Step {
+            kernels: &self.kernels,
+            config,
+            weights,
+            workspace,
+            cache,
+            input_ids,
+            positions,
+            cos_sin: &self.cos_sin,
+            logits,
+        };
+        let times = std::sync::Mutex::new(PartTimes::default());
+        self.kernels.pool.team(|team| {
+            let mut clock = Clock::new(timed && team.thread() == 0);
+            step.run(team, &mut clock);
+            if let Some(parts) = clock.stop() {
+                *crate::pool::lock(&times) = parts;
+            }
+        });
+        Ok(times.into_inner().unwrap_or_default())
     }
 
     fn check_step(

@@ -5,6 +5,7 @@
 //! - `layout`: strips of 16 rows, in which the kernels read them;
 //! - `pack`: from one to the other, in parallel, or to another format;
 //! - `activations`: what is multiplied, in float32 and in int8;
+//! - `shares`: what of a product one thread computes;
 //! - `quantised` and `float`: the kernels; `codes`: how the quantised ones read each format;
 //! - `memory`: aligned bytes.
 //!
@@ -20,6 +21,7 @@ mod memory;
 mod pack;
 mod quantise;
 mod quantised;
+mod shares;
 
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -276,23 +278,13 @@ impl Linear {
         rows: Range<usize>,
         out: Output,
     ) {
-        assert!(input.columns() == self.columns && rows.end <= input.max_rows());
-        assert!(input.contents().serves(self.reads()));
-        let count = self.parts.iter().map(|part| part.shares(team.threads(), rows.len()).count()).sum();
-        team.each(count, |mut index| {
-            for part in &self.parts {
-                let shares = part.shares(team.threads(), rows.len());
-                if index < shares.count() {
-                    let (strips, tokens) = shares.share(index);
-                    let row = part.first_row + strips.start * LANES;
-                    // SAFETY: inside `out` by the caller's promise.
-                    let pointer = unsafe { out.pointer.add(tokens.start * out.stride + row) };
-                    let bias = self.bias.get(row..).unwrap_or(&[]);
-                    let tokens = rows.start + tokens.start..rows.start + tokens.end;
-                    kernels.run(Item { part, strips, tokens, input, out: Output { pointer, ..out }, bias });
-                    return;
-                }
-                index -= shares.count();
+        assert!(rows.end <= input.max_rows());
+        self.each_share(team, rows.clone(), |share| {
+            let at = (share.tokens.start - rows.start) * out.stride + share.columns().start;
+            // SAFETY: inside `out` by the caller's promise.
+            unsafe {
+                let pointer = out.pointer.add(at);
+                share.multiply(kernels, input, share.tokens.clone(), Output { pointer, ..out });
             }
         });
     }
@@ -346,65 +338,9 @@ const GATED_TOKENS: usize = 48;
 /// Their columns: what the widest register tiles take.
 const GATED: usize = 2 * BLOCK;
 
-/// About half of the second-level caches of today.
-const TOKENS_CACHE: usize = 512 << 10;
-
-/// Tokens that one tile of the vector kernels takes at most.
-const TILE: usize = 12;
-
-/// Whole tiles of every kernel, of AMX too, and as many as a strip of weights is worth reading for.
-const TOKENS_TOGETHER: usize = 48;
-
-/// A product cut into strips × tokens.
-struct Shares {
-    strips: usize,
-    tokens: usize,
-    strips_a_share: usize,
-    tokens_a_share: usize,
-}
-
-impl Shares {
-    fn count(&self) -> usize {
-        self.strips.div_ceil(self.strips_a_share) * self.tokens.div_ceil(self.tokens_a_share)
-    }
-
-    /// Strips first: one after the other meets the same tokens.
-    fn share(&self, index: usize) -> (Range<usize>, Range<usize>) {
-        let columns = self.strips.div_ceil(self.strips_a_share);
-        let (token, strip) = (index / columns * self.tokens_a_share, index % columns * self.strips_a_share);
-        (strip..self.strips.min(strip + self.strips_a_share), token..self.tokens.min(token + self.tokens_a_share))
-    }
-}
-
 impl Part {
     fn strips(&self) -> usize {
         self.rows.div_ceil(LANES)
-    }
-
-    /// Enough shares for every thread to have some, and with few tokens not many more, as a share begins slowly; strips in
-    /// pairs, as a pair is a block of the activations that follow; not more tokens than stay in the second-level cache
-    /// while strips pass by, and fewer where strips are few.
-    fn shares(&self, threads: usize, tokens: usize) -> Shares {
-        let strips = self.strips();
-        let shares_a_thread = if tokens <= TILE {
-            4
-        } else if tokens <= TOKENS_TOGETHER {
-            8
-        } else {
-            16
-        };
-        let wanted = threads * shares_a_thread;
-        let strips_a_share = if self.format.is_quantised() {
-            (strips / wanted).clamp(1, 16).next_multiple_of(2)
-        } else {
-            float::strips_a_share(strips, threads, tokens)
-        };
-        let token_bytes = Activations::token_bytes(self.columns, self.format.is_quantised());
-        let tokens_a_share = (TOKENS_CACHE / token_bytes)
-            .min(tokens * strips.div_ceil(strips_a_share) / wanted)
-            .max(1)
-            .next_multiple_of(TOKENS_TOGETHER);
-        Shares { strips, tokens, strips_a_share, tokens_a_share }
     }
 
     fn strip(&self, index: usize) -> *const u8 {

@@ -54,6 +54,17 @@ pub struct SampleRow<'a> {
     pub num_logprobs: Option<u32>,
 }
 
+impl SampleRow<'_> {
+    /// Whether nothing but the place of the largest raw logit is wanted.
+    pub fn is_greedy(&self) -> bool {
+        self.takes_largest() && self.num_logprobs.is_none() && !penalties::change(self)
+    }
+
+    fn takes_largest(&self) -> bool {
+        self.temperature.is_nan() || self.temperature < GREEDY_BELOW
+    }
+}
+
 /// The output columns of a step, at least one element a row; the two `top_` columns have `max_logprobs` a row.
 pub struct SampleOutput<'a> {
     /// -1 where no token could be chosen.
@@ -156,8 +167,7 @@ impl CpuKernels {
         scratch: &mut Scratch,
     ) -> LogSoftmax {
         let Scratch { maxima, sums, candidates, values, .. } = scratch;
-        self.run(Maxima { logits, maxima });
-        let largest = best(logits, maxima).map_or(f32::NEG_INFINITY, |(_, logit)| logit);
+        let largest = largest(self, logits, f32::NEG_INFINITY, maxima).map_or(f32::NEG_INFINITY, |(_, logit)| logit);
         self.run(SumExp { logits, largest, factor: 1.0, sums });
         let softmax = LogSoftmax { largest, log_sum: sums.iter().sum::<f64>().ln() };
         best_tokens(self, logits, maxima, count, candidates, values);
@@ -170,10 +180,9 @@ impl CpuKernels {
     }
 
     fn choose(&self, logits: &[f32], row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<usize> {
-        self.run(Maxima { logits, maxima: &mut scratch.maxima });
-        let (token, largest) = best(logits, &scratch.maxima)?;
+        let (token, largest) = largest(self, logits, f32::NEG_INFINITY, &mut scratch.maxima)?;
         // An infinite logit has all the probability.
-        if row.temperature.is_nan() || row.temperature < GREEDY_BELOW || largest == f32::INFINITY {
+        if row.takes_largest() || largest == f32::INFINITY {
             return Some(token);
         }
         let softmax = Tempered { largest, factor: 1.0 / row.temperature.min(1e30) };
@@ -250,6 +259,13 @@ impl CpuKernels {
         }
         token
     }
+}
+
+/// The lowest token that has the largest logit, and that logit; None when none is greater than `above`. Leaves the
+/// chunks' maxima in `maxima`.
+pub(crate) fn largest(kernels: &CpuKernels, logits: &[f32], above: f32, maxima: &mut Vec<f32>) -> Option<(usize, f32)> {
+    kernels.run(Maxima { logits, maxima });
+    best(logits, maxima, above)
 }
 
 /// Draws in proportion to the candidates' weights.

@@ -182,9 +182,13 @@ impl NativeDecoder {
             cache.begin_step(columns.meta()).map_err(kernel_error)?;
             // The pool is needed again for the samples, beside the logits that the decoder lends.
             let kernels = Arc::clone(decoder.kernels());
-            let logits = decoder
-                .forward(&mut cache, &columns.input_ids, &columns.positions, &columns.logits_index)
-                .map_err(kernel_error)?;
+            let StepColumns { input_ids, positions, logits_index, .. } = &*columns;
+            if engine.is_greedy(epoch)? {
+                let tokens =
+                    decoder.forward_greedy(&mut cache, input_ids, positions, logits_index).map_err(kernel_error)?;
+                return engine.set_sampled(epoch, tokens);
+            }
+            let logits = decoder.forward(&mut cache, input_ids, positions, logits_index).map_err(kernel_error)?;
             engine.sample(&kernels, epoch, logits, None)
         })?
     }

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use octavo_core::{Arenas, Column, Element, EngineConfig, EngineError, Policy};
+use octavo_core::{ArenaLayout, Arenas, Column, Element, EngineConfig, EngineError, Policy};
 use octavo_kernels::{CpuKernels, KernelError, SampleOutput, SampleRow, StepMeta};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -278,6 +278,28 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether a step in flight needs nothing but the most probable token of each sample.
+    pub fn is_greedy(&self, epoch: u64) -> PyResult<bool> {
+        let inner = lock(&self.0)?;
+        let mut rows = inner.engine.sampling(epoch).map_err(engine_error)?.map(kernel_row);
+        Ok(rows.all(|row| row.is_greedy()))
+    }
+
+    /// Writes the tokens of a step that `is_greedy` into its arena. None: the commit fails the request.
+    pub fn set_sampled(&self, epoch: u64, tokens: impl Iterator<Item = Option<usize>>) -> PyResult<()> {
+        let mut inner = lock(&self.0)?;
+        let Inner { engine, arenas } = &mut *inner;
+        let plan = engine.step(epoch).map_err(engine_error)?;
+        let (samples, width) = (plan.num_samples as usize, engine.config().max_logprobs as usize);
+        let out = output_columns(engine.arena_layout(), arenas.arena(plan.arena), samples, width);
+        for (sampled, token) in out.sampled.iter_mut().zip(tokens) {
+            *sampled = token.map_or(-1, |token| token as i32);
+        }
+        out.logprob.fill(0.0);
+        out.rank.fill(0);
+        Ok(())
+    }
+
     /// Samples a step in flight into its arena: all of it, or only the samples with these indices, of which `logits` has
     /// a row each. To be called without the GIL.
     pub fn sample(
@@ -303,17 +325,7 @@ impl Engine {
             let (samples, length) = (rows.len(), logits.len());
             return Err(invalid(format!("logits: {length} elements, expected {samples} rows of {vocab_size}")));
         }
-        let layout = engine.arena_layout();
-        let mut columns = Columns { rest: arenas.arena(plan.arena), position: 0 };
-        let take = |name: &str| layout.column(name).expect("the layout has every output column");
-        let out = SampleOutput {
-            sampled: columns.take(take("sampled"), num_samples),
-            logprob: columns.take(take("sampled_logprob"), num_samples),
-            rank: columns.take(take("sampled_rank"), num_samples),
-            top_ids: columns.take(take("top_ids"), num_samples * width),
-            top_logprobs: columns.take(take("top_logprobs"), num_samples * width),
-            max_logprobs: width,
-        };
+        let out = output_columns(engine.arena_layout(), arenas.arena(plan.arena), num_samples, width);
         let result = match samples {
             None => kernels.sample(logits, vocab_size, &rows, out),
             Some(samples) => sample_some(kernels, logits, vocab_size, &rows, samples, out),
@@ -323,6 +335,25 @@ impl Engine {
             Ok(()) | Err(KernelError::NoToken { .. }) => Ok(()),
             Err(error) => Err(invalid(error)),
         }
+    }
+}
+
+/// The output columns of a step, in its arena.
+fn output_columns<'a>(
+    layout: &ArenaLayout,
+    arena: &'a mut [u8],
+    num_samples: usize,
+    max_logprobs: usize,
+) -> SampleOutput<'a> {
+    let mut columns = Columns { rest: arena, position: 0 };
+    let take = |name: &str| layout.column(name).expect("the layout has every output column");
+    SampleOutput {
+        sampled: columns.take(take("sampled"), num_samples),
+        logprob: columns.take(take("sampled_logprob"), num_samples),
+        rank: columns.take(take("sampled_rank"), num_samples),
+        top_ids: columns.take(take("top_ids"), num_samples * max_logprobs),
+        top_logprobs: columns.take(take("top_logprobs"), num_samples * max_logprobs),
+        max_logprobs,
     }
 }
 

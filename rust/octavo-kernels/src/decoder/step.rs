@@ -31,8 +31,8 @@ pub(super) struct Step<'a> {
     pub(super) input_ids: &'a [i32],
     pub(super) positions: &'a [i32],
     pub(super) cos_sin: &'a [f32],
-    /// [sampled tokens, vocab]
-    pub(super) logits: *mut f32,
+    /// [sampled tokens, vocab]; None: the largest ones are found instead.
+    pub(super) logits: Option<*mut f32>,
 }
 
 // SAFETY: `logits` is the workspace's, which nobody else uses during a step; its rows are written in one phase, each
@@ -150,11 +150,14 @@ impl Step<'_> {
     }
 
     fn head(&self, team: &Team<'_>, stream: &Stream<'_>) {
-        let sampled = &self.workspace.sampled;
+        let Workspace { sampled, greedy, .. } = self.workspace;
         team.each(stream.rows, |row| {
             self.norm_row(&self.weights.final_norm, (stream.residual, row), (sampled, row));
         });
-        let out = Output { pointer: self.logits, stride: self.config.vocab_size, add: false };
+        let Some(pointer) = self.logits else {
+            return greedy.find(self.kernels, team, self.weights.head(), sampled, stream.rows);
+        };
+        let out = Output { pointer, stride: self.config.vocab_size, add: false };
         // SAFETY: the logits have a row for each sample, and this phase alone writes them.
         unsafe { self.weights.head().multiply(self.kernels, team, sampled, 0..stream.rows, out) };
     }

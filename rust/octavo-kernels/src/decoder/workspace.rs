@@ -1,6 +1,7 @@
 //! The rows that a step writes. The system gives their pages as steps first reach them.
 
 use super::config::DecoderConfig;
+use super::greedy::Greedy;
 use super::step::SLICE;
 use super::weights::Weights;
 use crate::attention::writes_whole_blocks;
@@ -25,6 +26,8 @@ pub(super) struct Workspace {
     pub(super) sampled: Activations,
     /// [samples, vocab]
     pub(super) logits: Vec<f32>,
+    /// Instead of the logits, when only most probable tokens are wanted.
+    pub(super) greedy: Greedy,
     /// The tokens whose logits are computed: each one once.
     pub(super) sampled_tokens: Vec<usize>,
     /// For each sample the row of its token in `sampled_tokens`.
@@ -32,7 +35,7 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub(super) fn new(config: &DecoderConfig, weights: &Weights) -> Self {
+    pub(super) fn new(config: &DecoderConfig, weights: &Weights, threads: usize) -> Self {
         let layers = &weights.layers;
         let (tokens, hidden, samples) = (config.max_num_tokens, config.hidden_size, config.max_num_seqs);
         let slice = slice_rows(config);
@@ -53,6 +56,7 @@ impl Workspace {
             sampled_attended: Activations::new(samples, config.query_size(), attended),
             sampled: Activations::new(samples, hidden, weights.head().reads()),
             logits: vec![0.0; config.max_num_seqs * config.vocab_size],
+            greedy: Greedy::new(threads),
             sampled_tokens: Vec::with_capacity(config.max_num_seqs),
             sample_rows: Vec::with_capacity(config.max_num_seqs),
         }
@@ -85,6 +89,11 @@ impl Workspace {
             }
             self.sample_rows.push(self.sampled_tokens.len() - 1);
         }
+    }
+
+    /// What `greedy` found for each sample.
+    pub(super) fn greedy_tokens(&self) -> impl Iterator<Item = Option<usize>> {
+        self.sample_rows.iter().map(|&row| self.greedy.token(row))
     }
 
     /// Gives every sample a row of its own. From the last: a sample's row never lies behind the sample.

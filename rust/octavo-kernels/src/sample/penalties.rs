@@ -16,6 +16,15 @@ pub(super) struct Penalties {
 /// Set in a count: the token occurs, though perhaps only in the prompt.
 const SEEN: u32 = 1 << 31;
 
+/// Whether a row's settings may change its logits.
+pub(super) fn change(row: &SampleRow<'_>) -> bool {
+    !row.logit_bias.is_empty() || !row.banned.is_empty() || penalises(row)
+}
+
+fn penalises(row: &SampleRow<'_>) -> bool {
+    row.repetition_penalty != 1.0 || row.frequency_penalty != 0.0 || row.presence_penalty != 0.0
+}
+
 impl Penalties {
     /// Logit bias, then banned tokens, then the repetition, frequency and presence penalties, as vLLM orders them.
     pub(super) fn apply(&mut self, logits: &mut [f32], row: &SampleRow<'_>) {
@@ -26,8 +35,7 @@ impl Penalties {
         for &token in row.banned {
             self.change(logits, token, |_| f32::NEG_INFINITY);
         }
-        let penalises_output = row.frequency_penalty != 0.0 || row.presence_penalty != 0.0;
-        if row.repetition_penalty == 1.0 && !penalises_output {
+        if !penalises(row) {
             return;
         }
         self.count(logits.len(), row);

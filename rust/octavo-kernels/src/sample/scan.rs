@@ -38,9 +38,9 @@ impl Kernel for Maxima<'_> {
     }
 }
 
-/// The largest logit and the lowest token that has it; None when none is above minus infinity.
-pub(super) fn best(logits: &[f32], maxima: &[f32]) -> Option<(usize, f32)> {
-    let mut best = (0, f32::NEG_INFINITY);
+/// The lowest token that has the largest logit, and that logit; None when none is greater than `above`.
+pub(super) fn best(logits: &[f32], maxima: &[f32], above: f32) -> Option<(usize, f32)> {
+    let mut best = (0, above);
     for (index, &x) in maxima.iter().enumerate() {
         if x > best.1 {
             best = (index / LANES, x);
@@ -49,8 +49,11 @@ pub(super) fn best(logits: &[f32], maxima: &[f32]) -> Option<(usize, f32)> {
     let (chunk, largest) = best;
     // Lanes of one chunk are out of order, but chunks are in order, so the first chunk has the lowest token.
     let begin = chunk * CHUNK;
-    let token = logits.get(begin..)?.iter().position(|&x| x == largest)?;
-    (largest > f32::NEG_INFINITY).then_some((begin + token, largest))
+    if largest <= above {
+        return None;
+    }
+    let token = logits[begin..].iter().position(|&x| x == largest)?;
+    Some((begin + token, largest))
 }
 
 /// Appends (token, logit) of each logit that is at least `threshold` and above minus infinity, by rising token.

@@ -8,6 +8,7 @@ use octavo_kernels::{
 use proptest::prelude::*;
 
 use crate::common::{Random, all_kernels};
+use crate::sample::sample_greedily;
 
 const BLOCK_SIZE: usize = 16;
 const MAX_TOKENS: usize = 64;
@@ -358,6 +359,50 @@ fn samples_of_one_token_share_its_logits() {
     let found = decoder.forward(&mut cache, &prompt, &positions, &[2, 2, 4, 4]).expect("a step").to_vec();
     let rows: Vec<&[f32]> = found.chunks_exact(50).collect();
     assert_eq!(rows, [&alone[2][..], &alone[2], &alone[4], &alone[4]]);
+}
+
+/// Heads of more rows than a share has and in two parts, with equal rows, and with logits that are NaN or infinite: of
+/// two thirds of the tokens, or of all.
+#[test]
+fn greedy_steps_take_the_tokens_that_are_sampled() {
+    let (nan, infinite) = (f32::NAN, f32::NEG_INFINITY);
+    for (vocab, special, thirds) in [(50, nan, 0), (1111, nan, 0), (1111, nan, 2), (1111, infinite, 2), (50, nan, 3)] {
+        let mut model = Model::new(ALL, 64, 96, vocab as u64);
+        model.config.vocab_size = vocab;
+        let mut random = Random(3);
+        let distinct: Vec<f32> = random.normals(7 * 64);
+        // Every row occurs many times, so the largest logit does too.
+        let mut head: Vec<f32> = (0..vocab).flat_map(|_| distinct[random.below(7) * 64..][..64].to_vec()).collect();
+        for row in head.chunks_mut(64) {
+            if random.below(3) < thirds {
+                row[0] = special;
+            }
+        }
+        let embedding = random.normals(vocab * 64);
+        for (name, values, parts) in &mut model.matrices {
+            match &**name {
+                "embedding" => (*values, *parts) = (embedding.clone(), vec![vocab]),
+                "head" => (*values, *parts) = (head.clone(), vec![400.min(vocab - 1), vocab - 400.min(vocab - 1)]),
+                _ => {}
+            }
+        }
+        let formats = if thirds == 0 { &[Format::F32, Format::Bf16, Format::Int8][..] } else { &[Format::F32] };
+        for (threads, &format) in [1, 3].into_iter().flat_map(|threads| formats.iter().map(move |it| (threads, it))) {
+            for kernels in all_kernels(threads) {
+                let mut decoder = model.decoder(&kernels, format);
+                let mut cache = cache(&kernels, &model.config, KvType::F32);
+                let prompt: Vec<i32> = tokens(5, 8);
+                let (positions, samples) = ([0, 1, 2, 3, 4], [2, 2, 3, 4]);
+                step(&mut decoder, &mut cache, &[(0, 0, &prompt)]);
+                let found = decoder.forward_greedy(&mut cache, &prompt, &positions, &samples).expect("a step");
+                let found: Vec<i32> = found.map(|token| token.map_or(-1, |token| token as i32)).collect();
+                let logits = decoder.forward(&mut cache, &prompt, &positions, &samples).expect("a step");
+                let expected = sample_greedily(&kernels, logits, vocab);
+                assert_eq!(found, expected, "{format}, {}, {threads} threads", kernels.isa());
+                assert_eq!(found == [-1; 4], thirds == 3);
+            }
+        }
+    }
 }
 
 #[test]

@@ -61,6 +61,11 @@ fn sample(
     (columns, result)
 }
 
+/// The most probable token of each row; -1: none.
+pub fn sample_greedily(kernels: &CpuKernels, logits: &[f32], vocab_size: usize) -> Vec<i32> {
+    sample(kernels, logits, vocab_size, &vec![GREEDY; logits.len() / vocab_size]).0.sampled
+}
+
 fn sample_one(kernels: &CpuKernels, logits: &[f32], row: SampleRow<'_>) -> usize {
     let (columns, result) = sample(kernels, logits, logits.len(), &[row]);
     result.expect("a token");
@@ -228,6 +233,22 @@ fn a_row_without_a_token_is_named_and_the_others_are_done() {
         assert_eq!(result, Err(KernelError::NoToken { rows: vec![0, 2, 3] }));
         assert_eq!(columns.sampled, [-1, 1, -1, -1]);
         assert_eq!(columns.top_ids[..3], [-1, -1, -1]);
+    }
+}
+
+#[test]
+fn greedy_rows_are_those_that_want_the_largest_raw_logit() {
+    assert!(GREEDY.is_greedy() && SampleRow { top_k: 3, top_p: 0.5, temperature: f32::NAN, ..GREEDY }.is_greedy());
+    for row in [
+        PLAIN,
+        SampleRow { num_logprobs: Some(0), ..GREEDY },
+        SampleRow { banned: &[1], ..GREEDY },
+        SampleRow { logit_bias: &[(1, 1.0)], ..GREEDY },
+        SampleRow { presence_penalty: 0.5, ..GREEDY },
+        SampleRow { frequency_penalty: 0.5, ..GREEDY },
+        SampleRow { repetition_penalty: 1.1, ..GREEDY },
+    ] {
+        assert!(!row.is_greedy(), "{row:?}");
     }
 }
 
