@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,6 +69,38 @@ def is_gone(pid: int) -> bool:
         return bool(select.select([descriptor], [], [], DEADLINE)[0])
     finally:
         os.close(descriptor)
+
+
+def test_what_octavo_refuses_while_it_loads_is_one_line() -> None:
+    """Such as a kernel that cannot be compiled, which is no fault of the model."""
+    program = """
+import sys
+from octavo.backends.cuda.nvrtc import CompileError
+from octavo.engine import process
+
+def refuse(*_):
+    raise CompileError("the CUDA compiler is missing")
+
+process.build_engine = refuse
+sys.exit(process.main())
+"""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = subprocess.Popen(
+            [sys.executable, "-c", program, str(theirs.fileno())],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=[theirs.fileno()],
+        )
+        assert child.stdin is not None
+        assert child.stderr is not None
+        child.stdin.write(msgspec.json.encode(START) + b"\n")
+        child.stdin.flush()
+        error = child.stderr.read().decode()
+        child.stdin.close()
+        child.stderr.close()
+        assert child.wait(DEADLINE) == 1
+    assert error == "octavo: error: the CUDA compiler is missing\n"
 
 
 def test_a_request_goes_to_the_child_and_back(process: EngineProcess) -> None:

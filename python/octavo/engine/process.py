@@ -17,7 +17,7 @@ from octavo._core import Endpoint
 from octavo.engine.build import build_engine
 from octavo.engine.loop import EngineLoop
 from octavo.engine.start import EngineStart
-from octavo.errors import ModelError
+from octavo.errors import OctavoError
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True, name="lifeline").start()
     try:
         engine, backend = build_engine(start, Endpoint.from_fd(connection))
-    except (ModelError, MemoryError) as error:
+    except (OctavoError, MemoryError) as error:
         print(f"octavo: error: {error or 'out of memory while loading'}", file=sys.stderr)
         return 1
     EngineLoop(engine, backend).run()
