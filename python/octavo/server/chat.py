@@ -6,14 +6,14 @@ from aiohttp import web
 from octavo.server.answer import Answer
 from octavo.server.body import read_object
 from octavo.server.chunks import ChunkEncoder
+from octavo.server.conversation import ChoiceMessage, Conversation
 from octavo.server.fields import chat_request
 from octavo.server.logprobs import LogprobFormatter, join_chat
-from octavo.server.messages import check_message, joined_text, render
+from octavo.server.messages import check_message, joined_text
 from octavo.server.protocol import ChatChoice, ChatMessage, ChatRequest, ChatResponse
 from octavo.server.request_id import request_id
 from octavo.server.service import SERVICE
-from octavo.server.stream import StreamForm, check_options, send
-from octavo.server.whole import ChoiceResult, collect
+from octavo.server.stream import ChunkStream, check_options, send
 
 
 async def post_chat_completion(request: web.Request) -> web.StreamResponse:
@@ -22,26 +22,11 @@ async def post_chat_completion(request: web.Request) -> web.StreamResponse:
     service.health.check_serving()
     chat = chat_request(await read_object(request))
     model = service.model_name(chat.model)
-    service.check_priority(chat.priority)
     options = check_options(chat.stream, chat.stream_options)
-    resolved = service.sampling.chat(chat)
-    prompt = await render(
-        service,
-        chat.messages,
-        add_generation_prompt=chat.add_generation_prompt,
-        continue_final_message=chat.continue_final_message,
-        kwargs=chat.chat_template_kwargs,
-    )
     identity = f"chatcmpl-{request_id(request, chat.request_id)}"
     with service.client.open() as stream:
-        answer = Answer(service, stream, id=identity, model=model, n=chat.n)
-        answer.submit(
-            prompt,
-            resolved,
-            add_special_tokens=chat.add_special_tokens,
-            priority=chat.priority,
-            cache_salt=chat.cache_salt,
-        )
+        conversation = await Conversation.start(service, chat, stream, id=identity, model=model)
+        answer = conversation.answer
         answer.log_start("chat", request.remote)
         logprobs = None
         if chat.logprobs:
@@ -49,10 +34,17 @@ async def post_chat_completion(request: web.Request) -> web.StreamResponse:
             logprobs = formatter.chat
         form = ChatForm(chat, answer)
         if chat.stream:
-            wanted = StreamForm(options, token_ids=chat.return_token_ids, logprobs=logprobs, opening=form.opening)
-            return await send(request, answer, form.chunks, wanted)
-        results = await collect(answer, keep_token_ids=chat.return_token_ids, logprobs=logprobs)
-        return web.Response(body=msgspec.json.encode(form.whole(results)), content_type="application/json")
+            encoder = ChunkStream(
+                answer,
+                form.chunks,
+                options,
+                token_ids=chat.return_token_ids,
+                logprobs=logprobs,
+                opening=form.opening,
+            )
+            return await send(request, answer, encoder)
+        messages = await conversation.collect(keep_token_ids=chat.return_token_ids, logprobs=logprobs)
+        return web.Response(body=msgspec.json.encode(form.whole(messages)), content_type="application/json")
 
 
 class ChatForm:
@@ -87,7 +79,7 @@ class ChatForm:
                 out.append(self.chunks.text(choice, self.echo))
         return out
 
-    def whole(self, results: list[ChoiceResult]) -> ChatResponse:
+    def whole(self, messages: list[ChoiceMessage]) -> ChatResponse:
         chat, answer = self.chat, self.answer
         return ChatResponse(
             id=answer.id,
@@ -96,13 +88,13 @@ class ChatForm:
             choices=[
                 ChatChoice(
                     index=index,
-                    message=ChatMessage(role=self.role, content=self.echo + result.text),
-                    logprobs=join_chat(result.logprobs) if chat.logprobs else None,
-                    finish_reason=result.finish_reason,
-                    stop_reason=result.stop_reason,
-                    token_ids=result.token_ids if chat.return_token_ids else None,
+                    message=ChatMessage(role=self.role, content=self.echo + message.content),
+                    logprobs=join_chat(message.logprobs) if chat.logprobs else None,
+                    finish_reason=message.finish_reason,
+                    stop_reason=message.stop_reason,
+                    token_ids=message.token_ids if chat.return_token_ids else None,
                 )
-                for index, result in enumerate(results)
+                for index, message in enumerate(messages)
             ],
             usage=answer.usage(),
             prompt_token_ids=answer.prompt_ids.get(0),

@@ -14,7 +14,7 @@ from octavo.server.logprobs import LogprobFormatter, join_completion
 from octavo.server.protocol import CompletionChoice, CompletionRequest, CompletionResponse
 from octavo.server.request_id import request_id
 from octavo.server.service import SERVICE, Service
-from octavo.server.stream import StreamForm, check_options, send
+from octavo.server.stream import ChunkStream, check_options, send
 from octavo.server.whole import ChoiceResult, collect
 
 MAX_PROMPTS = 256
@@ -59,8 +59,15 @@ async def post_completion(request: web.Request) -> web.StreamResponse:
             logprobs = formatter.completion
         form = CompletionForm(completion, answer, echoes)
         if completion.stream:
-            wanted = StreamForm(options, token_ids=completion.return_token_ids, logprobs=logprobs, opening=form.opening)
-            return await send(request, answer, form.chunks, wanted)
+            encoder = ChunkStream(
+                answer,
+                form.chunks,
+                options,
+                token_ids=completion.return_token_ids,
+                logprobs=logprobs,
+                opening=form.opening,
+            )
+            return await send(request, answer, encoder)
         results = await collect(answer, keep_token_ids=completion.return_token_ids, logprobs=logprobs)
         return web.Response(body=msgspec.json.encode(form.whole(results)), content_type="application/json")
 

@@ -1,16 +1,16 @@
 """An answer as server-sent events: all news of one drain of the engine goes out as one write.
 
 The status line waits until the engine has admitted the request, so that a refusal is a proper 4xx or 503. Later
-errors become `data: {"error": …}`. A client that does not read is aborted when its events pile up (engine_client).
+errors become an event. A client that does not read is aborted when its events pile up (engine_client). What the events
+look like is the matter of an `EventEncoder`; `ChunkStream` is the one of OpenAI's chunks.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -32,24 +32,20 @@ HEADERS = {
 }
 
 
-@dataclass(frozen=True)
-class StreamForm:
-    """What the chunks of one stream contain."""
+class EventEncoder(Protocol):
+    """The bytes of one stream, whole events at a time."""
 
-    options: StreamOptions
-    token_ids: bool
-    logprobs: Callable[[int, Delta], Any] | None
-    """The log-probabilities of a choice's delta, in the route's shape."""
-    opening: Callable[[int], list[bytes]]
-    """The chunks that begin the choices of a prompt, once the engine has accepted it."""
+    def encode(self, events: list[Event], out: list[bytes]) -> None:
+        """Adds what these events say. Raises ApiError for a failed request."""
+        ...
 
-    @property
-    def plain(self) -> bool:
-        return not self.token_ids and self.logprobs is None and not self.continuous_usage
+    def end(self) -> list[bytes]:
+        """What follows the last event of the engine."""
+        ...
 
-    @property
-    def continuous_usage(self) -> bool:
-        return bool(self.options.include_usage and self.options.continuous_usage_stats)
+    def error(self, error: ApiError) -> list[bytes]:
+        """What tells the client that the answer broke off, and ends the stream."""
+        ...
 
 
 def check_options(stream: bool, options: StreamOptions | None) -> StreamOptions:
@@ -85,7 +81,7 @@ async def admitted(answer: Answer) -> list[Event]:
     return events
 
 
-async def send(request: web.Request, answer: Answer, chunks: ChunkEncoder, form: StreamForm) -> web.StreamResponse:
+async def send(request: web.Request, answer: Answer, encoder: EventEncoder) -> web.StreamResponse:
     """Streams the answer to its end. Raises ApiError only before the first byte."""
     events = await admitted(answer)
     response = web.StreamResponse(headers=HEADERS)
@@ -95,7 +91,7 @@ async def send(request: web.Request, answer: Answer, chunks: ChunkEncoder, form:
     out: list[bytes] = []
     try:
         while True:
-            encode_events(events, answer, chunks, form, out)
+            encoder.encode(events, out)
             if answer.stream.done:
                 break
             if out:
@@ -104,16 +100,14 @@ async def send(request: web.Request, answer: Answer, chunks: ChunkEncoder, form:
                 answer.stream.writing_since = inf
                 out.clear()
             events = await answer.stream.next()
-        if form.options.include_usage:
-            out.append(chunks.usage(answer.usage()))
+        out += encoder.end()
         how = "streamed"
     except ConnectionError:
         raise
     except Exception as error:
         how = "broke off"
-        out += (b"data: ", mid_stream_error(error).body(), b"\n\n")
+        out += encoder.error(mid_stream_error(error))
     answer.stream.abort()
-    out.append(DONE)
     await response.write(b"".join(out))
     await response.write_eof()
     answer.log_end(how)
@@ -128,32 +122,58 @@ def mid_stream_error(error: Exception) -> ApiError:
     return ApiError(500, "The server failed to go on with this answer; its log says why.")
 
 
-def encode_events(
-    events: list[Event], answer: Answer, chunks: ChunkEncoder, form: StreamForm, out: list[bytes]
-) -> None:
-    """Adds the chunks for these events to `out`. Raises ApiError for a failed request."""
-    plain = form.plain
-    for event in events:
-        if isinstance(event, Delta):
-            choice = answer.take(event)
-            if plain and event.finish_reason is None:
-                text = event.text
-                if text:
-                    out.append(chunks.text(choice, text))
+class ChunkStream:
+    """OpenAI's chunks, where the text of a delta is the text of its choice."""
+
+    def __init__(
+        self,
+        answer: Answer,
+        chunks: ChunkEncoder,
+        options: StreamOptions,
+        *,
+        token_ids: bool,
+        logprobs: Callable[[int, Delta], Any] | None,
+        opening: Callable[[int], list[bytes]],
+    ) -> None:
+        """`logprobs`: those of a choice's delta, in the route's shape. `opening`: the chunks that begin the choices of
+        a prompt, once the engine has accepted it."""
+        self.answer = answer
+        self.chunks = chunks
+        self._include_usage = bool(options.include_usage)
+        self.continuous_usage = bool(options.include_usage and options.continuous_usage_stats)
+        self.token_ids = token_ids
+        self.logprobs = logprobs
+        self._opening = opening
+        self._plain = not token_ids and logprobs is None and not self.continuous_usage
+
+    def encode(self, events: list[Event], out: list[bytes]) -> None:
+        for event in events:
+            if isinstance(event, Delta):
+                self.add_delta(event, out)
+            elif isinstance(event, Accepted):
+                out += self._opening(self.answer.accept(event, keep_ids=self.token_ids))
             else:
-                out.append(full_chunk(event, choice, answer, chunks, form))
-        elif isinstance(event, Accepted):
-            out += form.opening(answer.accept(event, keep_ids=form.token_ids))
-        else:
-            raise answer.fail(event)
+                raise self.answer.fail(event)
 
+    def add_delta(self, delta: Delta, out: list[bytes]) -> None:
+        choice = self.answer.take(delta)
+        if not self._plain or delta.finish_reason is not None:
+            out.append(self.full(choice, delta))
+        elif delta.text:
+            out.append(self.chunks.text(choice, delta.text))
 
-def full_chunk(event: Delta, choice: int, answer: Answer, chunks: ChunkEncoder, form: StreamForm) -> bytes:
-    return chunks.full(
-        choice,
-        event.text,
-        logprobs=form.logprobs(choice, event) if form.logprobs is not None and event.num_tokens else None,
-        finish=None if event.finish_reason is None else (event.finish_reason, event.stop_reason),
-        token_ids=event.token_ids if form.token_ids else None,
-        usage=answer.usage(details=False) if form.continuous_usage else None,
-    )
+    def full(self, choice: int, delta: Delta) -> bytes:
+        return self.chunks.full(
+            choice,
+            delta.text,
+            logprobs=self.logprobs(choice, delta) if self.logprobs is not None and delta.num_tokens else None,
+            finish=None if delta.finish_reason is None else (delta.finish_reason, delta.stop_reason),
+            token_ids=delta.token_ids if self.token_ids else None,
+            usage=self.answer.usage(details=False) if self.continuous_usage else None,
+        )
+
+    def end(self) -> list[bytes]:
+        return [self.chunks.usage(self.answer.usage()), DONE] if self._include_usage else [DONE]
+
+    def error(self, error: ApiError) -> list[bytes]:
+        return [b"data: ", error.body(), b"\n\n", DONE]

@@ -1,4 +1,4 @@
-"""An answer in one piece: the same events as a stream's, collected."""
+"""A completion in one piece: the same events as a stream's, collected. (Chat: conversation.py.)"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

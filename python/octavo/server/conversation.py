@@ -1,0 +1,153 @@
+"""A chat request from its messages to the parts of each answer. Every route that chats is a thin user of this.
+
+start: messages → template → prompt → engine      take: Delta → parser of its choice → ChoiceNews      collect: all
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from octavo._core import Accepted, Delta
+from octavo.server.answer import Answer
+from octavo.server.engine_client import Stream
+from octavo.server.messages import render
+from octavo.server.parts import Content, OutputParser, Part, PlainText, Reasoning, ToolCallArguments, ToolCallStart
+from octavo.server.protocol import ChatRequest
+from octavo.server.service import Service
+
+FinishReason = Literal["stop", "length", "tool_calls", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceNews:
+    """What one delta says of one choice."""
+
+    choice: int
+    parts: list[Part]
+    delta: Delta
+    finish_reason: FinishReason | None
+    """Not None: the last news of this choice."""
+    stop_reason: int | str | None
+
+
+@dataclass
+class ToolCall:
+    id: str
+    name: str
+    arguments: str
+    """JSON."""
+
+
+@dataclass
+class ChoiceMessage:
+    """One finished choice."""
+
+    content: str = ""
+    reasoning: str | None = None
+    """None when the model wrote none, or the request has no parser for it."""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    finish_reason: FinishReason = "abort"
+    stop_reason: int | str | None = None
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[Any] = field(default_factory=list)
+    """One entry a delta, in the route's shape."""
+
+
+class Conversation:
+    """One chat request under way. `start` makes it; `answer` has its counts."""
+
+    def __init__(self, chat: ChatRequest, answer: Answer, parsers: list[OutputParser]) -> None:
+        self.chat = chat
+        self.answer = answer
+        self._parsers = parsers
+        """One a choice."""
+
+    @classmethod
+    async def start(cls, service: Service, chat: ChatRequest, stream: Stream, *, id: str, model: str) -> "Conversation":
+        """Renders the messages and sends the prompt to the engine. Raises ApiError 400 that names the field."""
+        service.check_priority(chat.priority)
+        resolved = service.sampling.chat(chat)
+        prompt = await render(
+            service,
+            chat.messages,
+            add_generation_prompt=chat.add_generation_prompt,
+            continue_final_message=chat.continue_final_message,
+            kwargs=chat.chat_template_kwargs,
+        )
+        answer = Answer(service, stream, id=id, model=model, n=chat.n)
+        answer.submit(
+            prompt,
+            resolved,
+            add_special_tokens=chat.add_special_tokens,
+            priority=chat.priority,
+            cache_salt=chat.cache_salt,
+        )
+        return cls(chat, answer, [PlainText() for _ in range(chat.n)])
+
+    @property
+    def plain(self) -> bool:
+        """Whether the text of every delta is content as it stands."""
+        return isinstance(self._parsers[0], PlainText)
+
+    def take(self, delta: Delta) -> ChoiceNews:
+        """Counts a delta, and reads its text."""
+        choice = self.answer.take(delta)
+        parser = self._parsers[choice]
+        parts = parser.push(delta.text)
+        if delta.finish_reason is not None:
+            parts += parser.finish()
+        return ChoiceNews(choice, parts, delta, delta.finish_reason, delta.stop_reason)
+
+    async def collect(
+        self, *, keep_token_ids: bool = False, logprobs: Callable[[int, Delta], Any] | None = None
+    ) -> list[ChoiceMessage]:
+        """Waits for every choice. Raises ApiError when the engine refuses or loses the request."""
+        answer = self.answer
+        builders = [MessageBuilder() for _ in range(answer.n)]
+        while not answer.stream.done:
+            for event in await answer.stream.next():
+                if isinstance(event, Delta):
+                    news = self.take(event)
+                    builder = builders[news.choice]
+                    builder.add(news)
+                    if keep_token_ids:
+                        builder.message.token_ids += event.token_ids
+                    if logprobs is not None and event.num_tokens:
+                        builder.message.logprobs.append(logprobs(news.choice, event))
+                elif isinstance(event, Accepted):
+                    answer.accept(event, keep_ids=keep_token_ids)
+                else:
+                    raise answer.fail(event)
+        answer.log_end("answered")
+        return [builder.finish() for builder in builders]
+
+
+class MessageBuilder:
+    """Puts the parts of one choice together."""
+
+    def __init__(self) -> None:
+        self.message = ChoiceMessage()
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[tuple[ToolCallStart, list[str]]] = []
+
+    def add(self, news: ChoiceNews) -> None:
+        for part in news.parts:
+            match part:
+                case Content(text):
+                    self._content.append(text)
+                case Reasoning(text):
+                    self._reasoning.append(text)
+                case ToolCallStart():
+                    self._calls.append((part, []))
+                case ToolCallArguments(index, text):
+                    self._calls[index][1].append(text)
+        if news.finish_reason is not None:
+            self.message.finish_reason, self.message.stop_reason = news.finish_reason, news.stop_reason
+
+    def finish(self) -> ChoiceMessage:
+        message = self.message
+        message.content = "".join(self._content)
+        message.reasoning = "".join(self._reasoning) if self._reasoning else None
+        message.tool_calls = [ToolCall(start.id, start.name, "".join(pieces)) for start, pieces in self._calls]
+        return message
