@@ -4,6 +4,7 @@ A subsystem takes only its own struct. Sizes are bytes, times are seconds. A val
 ValueError("<option>: <what it must be>"), wherever the struct is made: by the command line, by `LLM`, or from JSON.
 """
 
+import re
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -158,6 +159,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8000
     uds: str | None = None
     api_keys: tuple[str, ...] = ()
+    admin_api_keys: tuple[str, ...] = ()
+    """What opens the admin routes; without one they do not exist."""
+    protect_metrics: bool = False
+    """Whether /metrics asks for an API key as well."""
+    root_path: str = ""
+    """What a proxy in front puts before each path: routes answer with and without it."""
+    disable_fastapi_docs: bool = False
+    """No /openapi.json and no /docs."""
     served_model_names: tuple[str, ...] = ()
     chat_template: str | None = None
     """A file, or the template itself. None: the model's."""
@@ -172,8 +181,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _check("port", self.port, at_least=0, at_most=65535)
-        if not all(self.api_keys):
-            raise ValueError("api_keys: a key must not be empty")
+        for name in ("api_keys", "admin_api_keys"):
+            if not all(getattr(self, name)):
+                raise ValueError(f"{name}: a key must not be empty")
+        if self.root_path and re.fullmatch(r"(/[\w.~-]+)+", self.root_path, re.ASCII) is None:
+            raise ValueError(f"root_path: must be a path such as /api/llm, not {self.root_path!r}")
         if not all(self.served_model_names):
             raise ValueError("served_model_names: a name must not be empty")
         if not 0 <= self.shutdown_timeout < float("inf"):

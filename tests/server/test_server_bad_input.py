@@ -183,6 +183,7 @@ async def test_a_body_of_hostile_text_stays_off_the_event_loop(client: Client) -
 async def test_large_headers(client: Client) -> None:
     async with client.session.get("/health", headers={"X-Large": "x" * 100_000}) as response:
         assert response.status in (400, 431)
+        check_error(await response.json(), response.status)
     status, answer = await client.post("/v1/completions", {"prompt": "Hi"}, headers={"X-Request-Id": "x" * 300})
     assert status == 400
     check_error(answer, 400)
@@ -210,6 +211,34 @@ async def test_half_a_request(client: Client, null_server: ServerProcess) -> Non
         writer.close()
         await writer.wait_closed()
         await reader.read()
+    await client.still_serves()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET /health HTTP/9.9\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        b"GET /%zz\x1b[31m HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=lambda head: repr(head[:30]),
+)
+async def test_what_is_no_http_gets_our_error(client: Client, null_server: ServerProcess, head: bytes) -> None:
+    host, port = null_server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(head)
+    async with asyncio.timeout(10):
+        received = await reader.read()
+    writer.close()
+    assert received.startswith(b"HTTP/1.")
+    assert b"\x1b" not in received
+    top, _, body = received.partition(b"\r\n\r\n")
+    assert b"content-type: application/json" in top.lower()
+    check_error(json.loads(body), 400)
     await client.still_serves()
 
 

@@ -20,8 +20,7 @@ from octavo.config import ServerConfig
 from octavo.engine.spawn import EngineProcess
 from octavo.engine.start import Prepared
 from octavo.errors import ModelError, TemplateError
-from octavo.server.connections import CONNECTIONS
-from octavo.server.errors import OnlyOurErrors
+from octavo.server.connections import CONNECTIONS, Connection, OnlyOurErrors
 from octavo.server.listener import Listener
 from octavo.server.logprobs import TokenTexts
 from octavo.server.metrics import Metrics
@@ -151,18 +150,15 @@ class Server:
 
     async def _listen(self) -> web.AppRunner:
         app = build_app(self.service, self.config)
-        runner = web.AppRunner(
-            app,
-            handle_signals=False,
-            access_log=None,
-            handler_cancellation=True,
-            shutdown_timeout=0.1,
-            lingering_time=5.0,
-            keepalive_timeout=75,
-        )
+        runner = web.AppRunner(app, handle_signals=False, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        make_protocol, connections = cast(web.Server, runner.server), app[CONNECTIONS]
-        self.listener.listen(lambda: connections.opened(make_protocol()))
+        http, connections = cast(web.Server, runner.server), app[CONNECTIONS]
+        loop = asyncio.get_running_loop()
+
+        def connect() -> Connection:
+            return connections.opened(Connection(http, loop=loop, lingering_time=5.0, keepalive_timeout=75))
+
+        self.listener.listen(connect)
         self.connections = connections
         # What was made while starting stays; the collector need not look at it again in the middle of a stream. To
         # collect first would take 20 ms, and find little: `launch` kept the collector off.

@@ -1,21 +1,15 @@
 """Every error body: `{"error": {"message", "type", "param", "code"}}`, with the HTTP status as `code`.
 
-`ApiError` is raised anywhere below a handler; `catch_errors` turns it, aiohttp's own errors and surprises into bodies.
+`ApiError` is raised anywhere below a handler; `middleware.catch_errors` turns it, aiohttp's own errors and surprises
+into bodies, in the shape of the route's API.
 """
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable
+from enum import Enum
 
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from octavo._core import Failed
-
-logger = logging.getLogger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 TYPES = {
     400: "BadRequestError",
@@ -30,6 +24,17 @@ TYPES = {
     429: "RateLimitError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
+}
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
 }
 RETRY_AFTER_SECONDS = 1
 """What a 503 tells the client: the queue and a restarting engine both move within seconds."""
@@ -49,6 +54,23 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: ErrorInfo
 
 
+class AnthropicErrorInfo(msgspec.Struct, frozen=True):
+    type: str
+    message: str
+
+
+class AnthropicErrorBody(msgspec.Struct, frozen=True):
+    error: AnthropicErrorInfo
+    type: str = "error"
+
+
+class ErrorShape(Enum):
+    """Whose clients a route's errors are for."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
 class ApiError(Exception):
     """Ends a request with this status. `message` reaches the client; `param` names the field at fault."""
 
@@ -58,18 +80,22 @@ class ApiError(Exception):
         self.message = message
         self.param = param
 
-    def body(self) -> bytes:
+    def body(self, shape: ErrorShape = ErrorShape.OPENAI) -> bytes:
         """The JSON error body."""
+        if shape is ErrorShape.ANTHROPIC:
+            kind = ANTHROPIC_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+            return msgspec.json.encode(AnthropicErrorBody(AnthropicErrorInfo(kind, self.message)))
         kind = TYPES.get(self.status, "APIError")
         return msgspec.json.encode(ErrorBody(ErrorInfo(self.message, kind, self.param, self.status)))
 
-    def response(self) -> web.Response:
+    def response(self, shape: ErrorShape = ErrorShape.OPENAI) -> web.Response:
         headers = {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         if self.status == 503:
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-        return web.Response(status=self.status, body=self.body(), content_type="application/json", headers=headers)
+        body = self.body(shape)
+        return web.Response(status=self.status, body=body, content_type="application/json", headers=headers)
 
 
 def from_failure(failed: Failed) -> ApiError:
@@ -82,44 +108,3 @@ def printable(text: str, limit: int = 128) -> str:
     """Text from a client, fit for a log line or a message: escaped and cut."""
     shown = text[:limit].encode("unicode_escape").decode("ascii")
     return shown if len(text) <= limit else f"{shown}… ({len(text)} characters)"
-
-
-class OnlyOurErrors(logging.Filter):
-    """For aiohttp's log: a client that does not speak HTTP gets a 400, and no traceback."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-
-@web.middleware
-async def catch_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The outermost of our own: nothing leaves without an error body."""
-    try:
-        return await handler(request)
-    except ApiError as error:
-        return error.response()
-    except web.HTTPException as error:
-        return of_aiohttp(request, error)
-    except (asyncio.CancelledError, ConnectionResetError):
-        raise
-    except Exception:
-        logger.exception("%s %s failed", request.method, printable(request.path))
-        return ApiError(500, "The server failed to answer this request; its log says why.").response()
-
-
-def of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
-    """Our body for an error that aiohttp raised, with the headers it asks for."""
-    method, path = request.method, printable(request.path)
-    match error:
-        case web.HTTPNotFound():
-            message = f"There is no route {method} {path}."
-        case web.HTTPMethodNotAllowed():
-            message = f"{path} does not take {method}; it takes {', '.join(sorted(error.allowed_methods))}."
-        case web.HTTPRequestEntityTooLarge():
-            message = "The request body is too large."
-        case _:
-            message = error.text or error.reason
-    response = ApiError(error.status, message).response()
-    if allow := error.headers.get("Allow"):
-        response.headers["Allow"] = allow
-    return response

@@ -188,6 +188,10 @@ class CompletionResponse(msgspec.Struct):
     kv_transfer_params: None = None
 
 
+class Version(msgspec.Struct):
+    version: str
+
+
 class ModelPermission(msgspec.Struct):
     id: str
     created: int

@@ -1,64 +1,110 @@
-"""The application: every route, and what each request passes on its way in and out."""
+"""The table of every route, and the application that serves it. What an entry says: route.py."""
 
-import time
+from typing import Any
 
 from aiohttp import web
 
 import octavo
 from octavo.config import ServerConfig
+from octavo.server import fields
 from octavo.server.auth import require_key
 from octavo.server.chat import post_chat_completion
 from octavo.server.completions import post_completion
 from octavo.server.connections import CONNECTIONS, Connections
-from octavo.server.errors import Handler, catch_errors
+from octavo.server.documents import DOCUMENTS, Documents, get_docs, get_openapi
 from octavo.server.health import HEALTH, get_health
 from octavo.server.metrics import METRICS, get_metrics
+from octavo.server.middleware import catch_errors, observe
 from octavo.server.models import list_models, retrieve_model
+from octavo.server.protocol import (
+    ChatRequest,
+    ChatResponse,
+    CompletionRequest,
+    CompletionResponse,
+    DetokenizeRequest,
+    DetokenizeResponse,
+    ModelCard,
+    ModelList,
+    TokenizeRequest,
+    TokenizeResponse,
+    Version,
+)
+from octavo.server.route import Access, Route, add_routes
 from octavo.server.service import SERVICE, Service
 from octavo.server.tokenize import post_detokenize, post_tokenize
-
-
-@web.middleware
-async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The outermost middleware: counts, times, and knows what is in progress."""
-    connections, metrics = request.app[CONNECTIONS], request.app[METRICS]
-    resource = request.match_info.route.resource
-    name = "none" if resource is None else resource.canonical
-    connections.begin(request)
-    began = time.perf_counter()
-    status = 499  # the client has gone
-    try:
-        response = await handler(request)
-        status = response.status
-        return response
-    finally:
-        connections.end()
-        metrics.saw_http(name, request.method, status, time.perf_counter() - began)
+from octavo.server.whole import json_answer
 
 
 async def get_version(_request: web.Request) -> web.Response:
-    """GET /version."""
-    return web.json_response({"version": octavo.__version__})
+    """The version of octavo."""
+    return json_answer(Version(octavo.__version__))
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/health", get_health, access=Access.OPEN),
+    Route("GET", "/ping", get_health, access=Access.OPEN),
+    Route("POST", "/ping", get_health, access=Access.OPEN),
+    Route("GET", "/metrics", get_metrics, access=Access.SCRAPE, content_type="text/plain"),
+    Route("GET", "/version", get_version, answer=Version),
+    Route("GET", "/v1/models", list_models, answer=ModelList),
+    Route("GET", "/v1/models/{name:.+}", retrieve_model, answer=ModelCard),
+    Route(
+        "POST",
+        "/v1/chat/completions",
+        post_chat_completion,
+        request=ChatRequest,
+        fields=fields.CHAT,
+        answer=ChatResponse,
+        events=True,
+    ),
+    Route(
+        "POST",
+        "/v1/completions",
+        post_completion,
+        request=CompletionRequest,
+        fields=fields.COMPLETION,
+        answer=CompletionResponse,
+        events=True,
+    ),
+    Route(
+        "POST",
+        "/tokenize",
+        post_tokenize,
+        request=TokenizeRequest,
+        fields=fields.TOKENIZE,
+        answer=TokenizeResponse,
+    ),
+    Route(
+        "POST",
+        "/detokenize",
+        post_detokenize,
+        request=DetokenizeRequest,
+        fields=fields.DETOKENIZE,
+        answer=DetokenizeResponse,
+    ),
+)
+DOCUMENT_ROUTES: tuple[Route, ...] = (
+    Route("GET", "/openapi.json", get_openapi, answer=dict[str, Any]),
+    Route("GET", "/docs", get_docs, content_type="text/html"),
+)
+
+
+def routes_for(config: ServerConfig) -> list[Route]:
+    """The routes that exist on a server with these options."""
+    routes = [*ROUTES] if config.disable_fastapi_docs else [*ROUTES, *DOCUMENT_ROUTES]
+    return [route for route in routes if route.access is not Access.ADMIN or config.admin_api_keys]
 
 
 def build_app(service: Service, config: ServerConfig) -> web.Application:
     """Call it on the running event loop."""
     app = web.Application(
-        middlewares=[observe, catch_errors, require_key(config.api_keys)], client_max_size=config.max_body_bytes
+        middlewares=[observe, catch_errors, require_key(config)], client_max_size=config.max_body_bytes
     )
     app[SERVICE] = service
     app[HEALTH] = service.health
     app[METRICS] = service.metrics
     app[CONNECTIONS] = Connections(config.receive_timeout)
-    app.router.add_get("/health", get_health)
-    app.router.add_get("/ping", get_health)
-    app.router.add_post("/ping", get_health)
-    app.router.add_get("/version", get_version)
-    app.router.add_get("/metrics", get_metrics)
-    app.router.add_get("/v1/models", list_models)
-    app.router.add_get("/v1/models/{name:.+}", retrieve_model)
-    app.router.add_post("/v1/chat/completions", post_chat_completion)
-    app.router.add_post("/v1/completions", post_completion)
-    app.router.add_post("/tokenize", post_tokenize)
-    app.router.add_post("/detokenize", post_detokenize)
+    routes = routes_for(config)
+    app[DOCUMENTS] = Documents(routes, config)
+    add_routes(app, routes, config.root_path)
     return app

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+from aiohttp import web
+
 from octavo._core import Accepted, Delta
 from octavo.server.answer import Answer
 
@@ -54,3 +57,8 @@ async def collect(
                 raise answer.fail(event)
     answer.log_end("answered")
     return results
+
+
+def json_answer(body: msgspec.Struct) -> web.Response:
+    """`body` as a response."""
+    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
