@@ -108,7 +108,14 @@ class Sampling:
         detokenize: bool = True,
         logit_bias: Sequence[tuple[int, float]] = ...,
         logprobs: int | None = None,
-    ) -> Self: ...
+        best_of: int | None = None,
+        repetition_detection: tuple[int, int, int] | None = None,
+        spaces_between_special_tokens: bool = True,
+        stream_interval: int = 1,
+        truncate_prompt_tokens: int | None = None,
+        truncation_side: Literal["left", "right"] = "left",
+    ) -> Self:
+        """`repetition_detection` is (max_pattern_size, min_pattern_size, min_count)."""
 
 # ---------------------------------------------------------------- between processes
 

@@ -55,6 +55,10 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     load_format: LoadFormat = "auto"
     trust_remote_code: bool = False
     seed: int = 0
+    generation_config: str = "auto"
+    """Where the defaults of sampling come from. auto: the model; vllm: nowhere; else a folder or a JSON file."""
+    override_generation_config: dict[str, Any] = {}
+    """Single values above those."""
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -171,6 +175,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     chat_template: str | None = None
     """A file, or the template itself. None: the model's."""
     enable_log_requests: bool = False
+    stream_interval: int = 1
+    """Tokens of a choice between two chunks of its stream, unless the request says."""
+    request_timeout: float = 3600.0
+    """How long a request may take, unless it says less; 0: for ever."""
     max_body_bytes: int = 8 << 20
     shutdown_timeout: float = 30.0
     """How long running requests may go on after SIGTERM."""
@@ -181,6 +189,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _check("port", self.port, at_least=0, at_most=65535)
+        _check("stream_interval", self.stream_interval, at_least=1)
+        if not 0 <= self.request_timeout < float("inf"):
+            raise ValueError(f"request_timeout: must be 0 or more seconds, not {self.request_timeout}")
         for name in ("api_keys", "admin_api_keys"):
             if not all(getattr(self, name)):
                 raise ValueError(f"{name}: a key must not be empty")

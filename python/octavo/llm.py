@@ -150,6 +150,7 @@ class LLM:
         prepared = prepare(config)
         self.config = config
         self._checkpoint = prepared.checkpoint
+        self._generation_config = prepared.generation_config
         self._chat_template = chat_template
         self._tokenizer = None if prepared.checkpoint is None else prepared.checkpoint.tokenizer()
         front, back = Endpoint.pair()
@@ -224,7 +225,7 @@ class LLM:
 
     def get_default_sampling_params(self) -> SamplingParams:
         """vLLM's defaults under those of the model's generation_config.json."""
-        return SamplingParams.from_defaults({} if self._checkpoint is None else self._checkpoint.generation_config)
+        return SamplingParams.from_defaults(self._generation_config)
 
     def reset_prefix_cache(self) -> bool:
         """Forgets every cached prefix, before the next prompt."""

@@ -5,8 +5,8 @@ knows of but does not do yet: these raise instead of being passed over.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import astuple, dataclass, fields
+from typing import Any, Literal, Self
 
 from octavo._core import Sampling
 
@@ -23,11 +23,20 @@ NOT_YET: Mapping[str, Any] = {
     "bad_words": None,
     "extra_args": None,
     "thinking_token_budget": None,
-    "repetition_detection": None,
     "routed_experts_prompt_start": 0,
     "trace_decode_token_ids": None,
 }
 """Parameters that would change the output and that octavo does not do yet, with the value that asks for nothing."""
+
+
+@dataclass
+class RepetitionDetectionParams:
+    """A choice ends that repeats a pattern of `min_pattern_size` (0 counts as 1) to `max_pattern_size` tokens
+    `min_count` times in a row. A max_pattern_size of 0 detects nothing."""
+
+    max_pattern_size: int = 0
+    min_pattern_size: int = 0
+    min_count: int = 0
 
 
 @dataclass
@@ -70,11 +79,12 @@ class SamplingParams:
     detokenize: bool = True
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
-    """Has no effect: it concerns tokenizers that are not a `tokenizer.json`."""
+    """False leaves out the spaces that some tokenizers (WordPiece) put between special tokens."""
     include_stop_str_in_output: bool = False
     output_kind: Any = 0
     """Has no effect: `LLM` returns finished outputs."""
     stream_interval: int | None = None
+    """Tokens between two outputs of a stream."""
     skip_clone: bool = False
     output_text_buffer_length: int = 0
     structured_outputs: Any = None
@@ -85,12 +95,15 @@ class SamplingParams:
     bad_words: Sequence[str] | None = None
     skip_reading_prefix_cache: bool | None = None
     thinking_token_budget: int | None = None
-    repetition_detection: Any = None
+    repetition_detection: "RepetitionDetectionParams | Mapping[str, int] | None" = None
     routed_experts_prompt_start: int = 0
     trace_decode_token_ids: Sequence[int] | None = None
     guided_decoding: Any = None
     best_of: int | None = None
-    """An older name beside `n`; only the same number is done."""
+    """Choices that are made, of which the n with the highest log-probability per token are returned."""
+    truncate_prompt_tokens: int | None = None
+    """The prompt is cut to its last tokens, so many; -1: what leaves room for the answer."""
+    truncation_side: Literal["left", "right"] = "left"
 
     def __post_init__(self) -> None:
         self.to_core()
@@ -111,8 +124,9 @@ class SamplingParams:
             asks_nothing = value in (None, False) or (isinstance(value, (Sequence, Mapping)) and not value)
             if value != neutral and not asks_nothing:
                 raise ValueError(f"{name}: octavo does not do this yet")
-        if self.best_of not in (None, self.n):
-            raise ValueError("best_of: octavo does this only when it equals n")
+        repeats = self.repetition_detection
+        if isinstance(repeats, Mapping):
+            repeats = RepetitionDetectionParams(**repeats)
         return Sampling(
             n=self.n,
             temperature=self.temperature,
@@ -133,6 +147,12 @@ class SamplingParams:
             detokenize=self.detokenize,
             logit_bias=sorted((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
             logprobs=self.logprobs,
+            best_of=self.best_of,
+            repetition_detection=None if repeats is None else astuple(repeats),
+            spaces_between_special_tokens=self.spaces_between_special_tokens,
+            stream_interval=self.stream_interval or 1,
+            truncate_prompt_tokens=self.truncate_prompt_tokens,
+            truncation_side=self.truncation_side,
         )
 
     def __repr__(self) -> str:

@@ -161,12 +161,22 @@ def test_a_known_flag_that_asks_for_nothing_new_is_accepted(words: list[str]) ->
     assert configs("m", *words) == configs("m")
 
 
+def test_the_keys_of_a_json_flag_may_be_given_one_by_one() -> None:
+    words = ["m", "--override-generation-config", '{"top_k": 5, "top_p": 0.5}']
+    values = serve_values([*words, "--override-generation-config.top_p=0.9", "--override-generation-config.a.b", "c"])
+    expected = {"top_k": 5, "top_p": 0.9, "a": {"b": "c"}}
+    assert values["override-generation-config"] == expected
+    assert to_configs(values, {})[0].model.override_generation_config == expected
+    assert serve_values(to_words(values))["override-generation-config"] == expected
+
+
 def test_ignored_flags_leave_a_note() -> None:
     values = serve_values(
         ["m", "--disable-log-stats", "-O3", "--compilation-config.level", "3", "--no-use-tqdm-on-load"]
     )
     assert check(values) == [
         "--disable-log-stats has no effect in octavo",
+        "--compilation-config has no effect in octavo",
         "--use-tqdm-on-load has no effect in octavo",
         "--optimization-level has no effect in octavo",
     ]

@@ -163,7 +163,8 @@ def test_arguments_that_are_not_done_are_named(arguments: dict[str, Any], error:
         ({"allowed_token_ids": [1]}, "allowed_token_ids: "),
         ({"bad_words": ["x"]}, "bad_words: "),
         ({"structured_outputs": {"json": {}}}, "structured_outputs: "),
-        ({"best_of": 3}, "best_of: "),
+        ({"n": 3, "best_of": 2}, "best_of: "),
+        ({"repetition_detection": {"max_pattern_size": 3, "min_count": 1}}, "repetition_detection: "),
     ],
 )
 def test_sampling_parameters_out_of_range_are_named(arguments: dict[str, Any], match: str) -> None:

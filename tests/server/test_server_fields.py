@@ -49,19 +49,15 @@ REFUSED: list[tuple[str, Any]] = [
     ("tool_choice", "required"),
     ("reasoning_effort", "high"),
     ("use_beam_search", True),
-    ("best_of", 3),
     ("length_penalty", 2.0),
     ("prompt_logprobs", 0),
     ("allowed_token_ids", [1]),
     ("allowed_token_ids", list(range(2000))),
     ("bad_words", ["x"]),
-    ("truncate_prompt_tokens", 5),
     ("documents", [{"text": "x"}]),
     ("chat_template", "{{ messages }}"),
     ("include_reasoning", False),
-    ("spaces_between_special_tokens", False),
     ("vllm_xargs", {"a": 1}),
-    ("stream_interval", 2),
     ("watermarking", 1),
     ("temprature", 0.5),
 ]
@@ -132,6 +128,12 @@ WRONG: list[tuple[str, Any]] = [
     ("chat_template_kwargs", []),
     ("priority", 2**31),
     ("logprobs", 3),
+    ("best_of", "2"),
+    ("stream_interval", 1.5),
+    ("truncation_side", "middle"),
+    ("repetition_detection", {"min_count": "2"}),
+    ("repetition_detection", {"unknown": 1}),
+    ("timeout", "1"),
 ]
 
 

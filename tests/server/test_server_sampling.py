@@ -80,6 +80,14 @@ REFUSED: list[tuple[str, Any]] = [
     ("logit_bias", {"1.5": 1.0}),
     ("logit_bias", {"9" * 5000: 1.0}),
     ("logit_bias", {"\u0661": 1.0}),
+    ("best_of", 129),
+    ("best_of", 0),
+    ("stream_interval", 0),
+    ("stream_interval", -1),
+    ("truncate_prompt_tokens", 0),
+    ("truncate_prompt_tokens", -2),
+    ("repetition_detection", {"max_pattern_size": 3}),
+    ("repetition_detection", {"max_pattern_size": 1 << 40, "min_count": 2}),
     ("top_logprobs", 21),
     ("top_logprobs", -1),
     ("top_logprobs", 1_000_000_000),
@@ -103,7 +111,14 @@ def test_what_a_completion_refuses() -> None:
         chat(top_logprobs=2)
 
 
+def test_the_best_of_several_is_not_streamed() -> None:
+    with pytest.raises(ApiError, match="best_of"):
+        chat(best_of=2, stream=True)
+    chat(best_of=2, n=2, stream=True)
+
+
 def test_what_is_accepted() -> None:
+    chat(best_of=3, truncate_prompt_tokens=-1, truncation_side="right", stream_interval=7, repetition_detection={})
     chat(top_k=-1, seed=-1, stop="END", n=128, temperature=0, logit_bias={"5": -100, "7": 3.5})
     chat(seed=-(2**63), stop=["a"] * MAX_STOP_STRINGS, stop_token_ids=[0, 999], logprobs=True, top_logprobs=20)
     completion(logprobs=0, top_p=1, min_p=1, presence_penalty=-2, repetition_penalty=0.5, ignore_eos=True)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -66,6 +66,17 @@ class Parser(argparse.ArgumentParser):
                 *names, dest=flag.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
             )
             return
+        if flag.kind is Kind.JSON:
+            self.add_argument(
+                *names,
+                dest=flag.name,
+                type=lambda word: _argument(flag, word),
+                action=MergeJson,
+                metavar=flag.kind.value,
+                default=argparse.SUPPRESS,
+                help=text,
+            )
+            return
         choices = flag.choices if isinstance(flag, Flag) else ()
         many = flag.kind.is_many
         self.add_argument(
@@ -80,6 +91,21 @@ class Parser(argparse.ArgumentParser):
         )
 
 
+class MergeJson(argparse.Action):
+    """A JSON flag: objects that are given one after the other add up, a later value winning."""
+
+    def __call__(
+        self, _parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, _name: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, merge(getattr(namespace, self.dest, None), value))
+
+
+def merge(below: Any, above: Any) -> Any:
+    if isinstance(below, dict) and isinstance(above, dict):
+        return {**below, **{key: merge(below.get(key), value) for key, value in above.items()}}
+    return above
+
+
 def parse(parser: Parser, words: Sequence[str]) -> Values:
     """The values on the command line, by flag name. UsageError for anything that is not known."""
     return vars(parser.parse_args(known_words(words, parser)))
@@ -88,7 +114,7 @@ def parse(parser: Parser, words: Sequence[str]) -> Values:
 def known_words(words: Sequence[str], parser: Parser) -> list[str]:
     """`words` with each flag as the tables spell it (`--Max_Num` is not known, `--max_num_seqs` is).
 
-    vLLM's `--flag.key value`, which sets one key of a JSON flag, is resolved here: refused or left out like the flag.
+    vLLM's `--flag.key value`, which sets one key of a JSON flag, becomes `--flag={"key": value}`.
     """
     accepted = {name for action in parser._actions for name in action.option_strings}
     known: list[str] = []
@@ -100,14 +126,15 @@ def known_words(words: Sequence[str], parser: Parser) -> list[str]:
             known.append(word)
             continue
         name, equals, value = word.partition("=")
+        # The keys of a JSON flag keep their underscores.
+        base, dot, path = name.partition(".")
         if name.startswith("--"):
-            name = name.replace("_", "-")
-        base, dot, _ = name.partition(".")
-        if dot and (flag := _json_flag(base)) is not None:
-            if flag in LATER:
-                raise _refusal([flag.name])
-            if not equals:
-                next(remaining, None)
+            base = base.replace("_", "-")
+            name = base + dot + path
+        if dot and _is_json_flag(base):
+            if not equals and (value := next(remaining, "")) == "":
+                raise UsageError(f"{name}: expected a value")
+            known.append(f"{base}={_nested(path, value)}")
             continue
         if name.startswith("--") and name not in accepted:
             raise UsageError(f"unknown flag {name}{did_you_mean(name, accepted)}")
@@ -184,6 +211,8 @@ def to_words(values: Values) -> list[str]:
                 words.append(f"--{name}" if value else f"--no-{name}")
             case list():
                 words += [f"--{name}", *map(str, value)]
+            case dict():
+                words += [f"--{name}={json.dumps(value)}"]
             case _:
                 words += [f"--{name}={value}"]
     return words
@@ -199,11 +228,20 @@ def _refusal(names: list[str]) -> UsageError:
     return UsageError(f"{', '.join(f'--{name}' for name in names)}: octavo does not do this yet")
 
 
-def _json_flag(name: str) -> Known | None:
-    for flag in (*LATER, *IGNORED):
-        if flag.kind is Kind.JSON and name == f"--{flag.name}":
-            return flag
-    return None
+def _is_json_flag(name: str) -> bool:
+    flag = BY_NAME.get(name.removeprefix("--"))
+    return flag is not None and flag.kind is Kind.JSON
+
+
+def _nested(path: str, word: str) -> str:
+    """`a.b` and `1` as {"a": {"b": 1}}; a word that is no JSON is a string."""
+    try:
+        value = json.loads(word)
+    except ValueError:
+        value = word
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return json.dumps(value)
 
 
 def _argument(flag: Flag | Known, word: str) -> object:

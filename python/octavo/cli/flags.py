@@ -138,6 +138,18 @@ FLAGS: tuple[Flag, ...] = (
         help="accepted; octavo runs no code from a model's folder",
     ),
     Flag(name="seed", kind=INT, target="model.seed", help="seed of the sampling of requests that bring none"),
+    Flag(
+        name="generation-config",
+        kind=STR,
+        target="model.generation_config",
+        help="where sampling's defaults come from: auto (the model), vllm (nowhere), a folder or a JSON file",
+    ),
+    Flag(
+        name="override-generation-config",
+        kind=Kind.JSON,
+        target="model.override_generation_config",
+        help="single values above those, as JSON or --override-generation-config.temperature 0.5",
+    ),
     Flag(name="block-size", kind=INT, target="cache.block_size", help="tokens in one block of the KV cache"),
     Flag(
         name="kv-cache-dtype",
@@ -290,6 +302,18 @@ FLAGS: tuple[Flag, ...] = (
         kind=STR,
         target="server.chat_template",
         help="file with a Jinja template, or the template",
+    ),
+    Flag(
+        name="stream-interval",
+        kind=INT,
+        target="server.stream_interval",
+        help="tokens between two chunks of a stream, unless the request says",
+    ),
+    Flag(
+        name="request-timeout",
+        kind=FLOAT,
+        target="server.request_timeout",
+        help="seconds that a request may take, unless it says less; 0: any time",
     ),
     Flag(name="enable-log-requests", kind=BOOL, target="server.enable_log_requests", help="log each request"),
     Flag(

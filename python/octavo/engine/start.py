@@ -3,13 +3,18 @@
 prepare(config) -> Prepared      torch-free, in the process that starts the engine
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from octavo.config import EngineConfig
+from octavo.config import EngineConfig, ModelConfig
 from octavo.engine.memory import MemoryPlan, plan_memory, resolve_batched_tokens
+from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint, open_checkpoint
+from octavo.models.folder import read_json
 from octavo.models.source import resolve
 
 NO_MODEL = "null"
@@ -34,6 +39,8 @@ class Prepared:
     start: EngineStart
     checkpoint: Checkpoint | None
     """None without a model."""
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults of sampling, in the form of a generation_config.json."""
 
 
 def prepare(config: EngineConfig) -> Prepared:
@@ -50,7 +57,7 @@ def prepare(config: EngineConfig) -> Prepared:
         vocab_size=checkpoint.config["vocab_size"],
         eos_token_ids=checkpoint.eos_token_ids,
     )
-    return Prepared(start, checkpoint)
+    return Prepared(start, checkpoint, generation_config(config.model, checkpoint))
 
 
 def open_model(config: EngineConfig) -> Checkpoint:
@@ -59,6 +66,22 @@ def open_model(config: EngineConfig) -> Checkpoint:
     source = resolve(model.model, revision=model.revision, token=model.hf_token, load_format=model.load_format)
     tokenizer = None if model.tokenizer is None else resolve(model.tokenizer, token=model.hf_token, weights=False)
     return open_checkpoint(source, tokenizer=tokenizer)
+
+
+def generation_config(model: ModelConfig, checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """What `--generation-config` names, and `--override-generation-config` above it. Raises ModelError."""
+    match model.generation_config:
+        case "auto":
+            found = checkpoint.generation_config
+        case "vllm":
+            found = {}
+        case place:
+            path = Path(place)
+            file = path / "generation_config.json" if path.is_dir() else path
+            if not file.is_file():
+                raise ModelError(f"--generation-config: there is no {file}")
+            found = read_json(file)
+    return {**found, **model.override_generation_config}
 
 
 def _null_memory(config: EngineConfig, longest: int) -> MemoryPlan:

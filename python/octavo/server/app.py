@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 import time
+from math import inf
 from typing import cast
 
 from aiohttp import web
@@ -101,13 +102,14 @@ class Server:
             },
         )
         self.supervisor = Supervisor(start, process, tokenizer, metrics, stall_timeout=config.stall_timeout)
-        generation = {} if prepared.checkpoint is None else prepared.checkpoint.generation_config
         self.service = Service(
             client=self.supervisor.client,
             health=self.supervisor.health,
             metrics=metrics,
             sampling=SamplingResolver(
-                SamplingDefaults.from_generation_config(generation), start.vocab_size, engine.scheduler.max_logprobs
+                SamplingDefaults.from_generation_config(prepared.generation_config, config.stream_interval),
+                start.vocab_size,
+                engine.scheduler.max_logprobs,
             ),
             tokenizer=tokenizer,
             texts=TokenTexts(tokenizer),
@@ -118,6 +120,7 @@ class Server:
             vocab_size=start.vocab_size,
             priorities=engine.scheduler.policy == "priority",
             log_requests=config.enable_log_requests,
+            request_timeout=config.request_timeout or inf,
         )
 
     async def run(self) -> int:

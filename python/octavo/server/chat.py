@@ -24,7 +24,7 @@ async def post_chat_completion(request: web.Request) -> web.StreamResponse:
     model = service.model_name(chat.model)
     options = check_options(chat.stream, chat.stream_options)
     identity = f"chatcmpl-{request_id(request, chat.request_id)}"
-    with service.client.open() as stream:
+    with service.open_stream(chat.timeout) as stream:
         conversation = await Conversation.start(service, chat, stream, id=identity, model=model)
         answer = conversation.answer
         answer.log_start("chat", request.remote)

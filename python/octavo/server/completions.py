@@ -38,9 +38,11 @@ async def post_completion(request: web.Request) -> web.StreamResponse:
         raise ApiError(400, f"n: prompts times n may be {MAX_CHOICES} at most.", "n")
     if service.tokenizer is None and any(isinstance(prompt, str) for prompt in prompts):
         raise ApiError(400, "prompt: this model has no tokenizer; send token ids.", "prompt")
+    if completion.echo and completion.truncate_prompt_tokens is not None:
+        raise ApiError(400, "echo: cannot be combined with truncate_prompt_tokens, which shortens the prompt.", "echo")
     echoes = [echo_text(service, prompt) for prompt in prompts] if completion.echo else [""] * len(prompts)
     identity = f"cmpl-{request_id(request, completion.request_id)}"
-    with service.client.open() as stream:
+    with service.open_stream(completion.timeout) as stream:
         answer = Answer(service, stream, id=identity, model=model, n=completion.n)
         for prompt in prompts:
             answer.submit(

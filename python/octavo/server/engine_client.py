@@ -31,8 +31,13 @@ class SlowReader(ConnectionResetError):
 class Stream:
     """The events of one HTTP request, in order. Use it as a context manager."""
 
-    def __init__(self, client: "EngineClient") -> None:
+    def __init__(self, client: "EngineClient", timeout: float) -> None:
+        """`timeout`: seconds until it fails, whatever it waits for; infinity: never."""
         self._client = client
+        self._timeout = timeout
+        self._expired = False
+        loop = asyncio.get_running_loop()
+        self._timer = None if timeout == inf else loop.call_later(timeout, self._expire)
         self._events: list[Event] = []
         self._pending_tokens = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -74,7 +79,7 @@ class Stream:
     @property
     def done(self) -> bool:
         """No event will follow, and none is left."""
-        return not self.open_choices and not self._events
+        return not self.open_choices and not self._events and not self._expired
 
     def push(self, event: Event, now: float) -> bool:
         """Keeps an event; True when it is the last of its request."""
@@ -112,7 +117,8 @@ class Stream:
         return True
 
     async def next(self) -> list[Event]:
-        """Waits for news; returns all there is. Raises SlowReader when too much had piled up."""
+        """Waits for news; returns all there is. Raises SlowReader when too much had piled up, ApiError 504 when the
+        request's time is over."""
         await self._wait()
         events, self._events = self._events, []
         self._pending_tokens = 0
@@ -122,6 +128,8 @@ class Stream:
         while not self._events:
             if self._overflowed:
                 raise SlowReader("the client did not read its answer")
+            if self._expired:
+                raise ApiError(504, f"This request was not done within its timeout of {self._timeout:g} seconds.")
             if not self.open_choices:
                 raise ApiError(500, "The engine ended this request without a result.")
             self._waiter = asyncio.get_running_loop().create_future()
@@ -129,6 +137,13 @@ class Stream:
                 await self._waiter
             finally:
                 self._waiter = None
+
+    def _expire(self) -> None:
+        """The events that are there still count; nothing follows them."""
+        if self.open_choices:
+            self._expired = True
+            self.abort()
+            self.wake()
 
     def abort(self) -> None:
         """Ends what still runs, and forgets it."""
@@ -144,6 +159,8 @@ class Stream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self.open_choices:
             self.abort()
 
@@ -167,8 +184,8 @@ class EngineClient:
     def detach(self) -> None:
         asyncio.get_running_loop().remove_reader(self.frontend.fileno())
 
-    def open(self) -> Stream:
-        return Stream(self)
+    def open(self, timeout: float = inf) -> Stream:
+        return Stream(self, timeout)
 
     def dispatch(self) -> None:
         """Gives each event to its stream, and wakes each stream once."""

@@ -24,6 +24,7 @@ TYPES = {
     429: "RateLimitError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
+    504: "GatewayTimeoutError",
 }
 ANTHROPIC_TYPES = {
     400: "invalid_request_error",

@@ -28,7 +28,6 @@ OPENAI_INERT = {
     "prediction": "only speeds up",
     "session_id": "routes between servers",
     "parallel_tool_calls": "concerns tools only",
-    "truncation_side": "concerns truncate_prompt_tokens only",
     "guided_decoding_backend": "chooses an implementation",
     "guided_whitespace_pattern": "concerns guided_json only",
 }
@@ -45,8 +44,6 @@ SHARED_REFUSED: Mapping[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "watermarking": (False,),
     "length_penalty": (1, 1.0),
-    "spaces_between_special_tokens": (True,),
-    "truncate_prompt_tokens": (),
     "prompt_logprobs": (),
     "logprob_token_ids": ([],),
     "allowed_token_ids": (),
@@ -59,8 +56,6 @@ SHARED_REFUSED: Mapping[str, tuple[Any, ...]] = {
     "kv_transfer_params": ({},),
     "ec_transfer_params": ({},),
     "vllm_xargs": ({},),
-    "repetition_detection": ({},),
-    "stream_interval": (1,),
 }
 """Field → the values that ask for nothing, beside null."""
 
@@ -94,7 +89,6 @@ WHY = {
     "use_beam_search": "octavo does not search with beams yet",
     "tools": "octavo does not call tools yet",
     "functions": "octavo does not call tools yet",
-    "stream_interval": "octavo sends every token when it is there",
 }
 STRUCTURED = frozenset(
     {"response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"}
@@ -154,22 +148,13 @@ TOKENIZE = FieldTable(fields_of(TokenizeRequest), frozenset({"user"}), TOKENIZE_
 DETOKENIZE = FieldTable(fields_of(DetokenizeRequest), frozenset({"user"}), {})
 
 
-def check_best_of(body: dict[str, Any]) -> None:
-    """`best_of` of older clients: equal to n it asks for nothing."""
-    best_of = body.pop("best_of", None)
-    if best_of is not None and best_of != (body.get("n") or 1):
-        raise ApiError(400, "best_of: octavo returns every choice that it makes; best_of must equal n.", "best_of")
-
-
 def chat_request(body: dict[str, Any]) -> ChatRequest:
     """Raises ApiError 400 that names the field."""
-    check_best_of(body)
     return convert(CHAT.check(body), ChatRequest)
 
 
 def completion_request(body: dict[str, Any]) -> CompletionRequest:
     """Raises ApiError 400 that names the field."""
-    check_best_of(body)
     return convert(COMPLETION.check(body), CompletionRequest)
 
 

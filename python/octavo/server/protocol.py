@@ -24,6 +24,14 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None
 
 
+class RepetitionDetection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A choice ends that repeats a pattern of so many tokens `min_count` times; a max_pattern_size of 0: none does."""
+
+    max_pattern_size: Int64 = 0
+    min_pattern_size: Int64 = 0
+    min_count: Int64 = 0
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The fields that chat and completions share."""
 
@@ -53,6 +61,14 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: Annotated[str, Meta(max_length=4096)] = ""
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
+    best_of: Int32 | None = None
+    repetition_detection: RepetitionDetection | None = None
+    spaces_between_special_tokens: bool = True
+    stream_interval: Int32 | None = None
+    truncate_prompt_tokens: Int64 | None = None
+    truncation_side: Literal["left", "right"] = "left"
+    timeout: float | None = None
+    """Seconds."""
 
 
 class ChatRequest(GenerationRequest, frozen=True, kw_only=True):

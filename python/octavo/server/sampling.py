@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from octavo._core import Sampling
@@ -27,12 +28,14 @@ class SamplingDefaults:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     max_new_tokens: int | None = None
+    stream_interval: int = 1
 
     @classmethod
-    def from_generation_config(cls, config: Mapping[str, Any]) -> "SamplingDefaults":
+    def from_generation_config(cls, config: Mapping[str, Any], stream_interval: int = 1) -> "SamplingDefaults":
         """Takes the entries that octavo knows; an entry of null is none."""
         names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
-        return cls(**{name: config[name] for name in names if config.get(name) is not None})
+        known = {name: config[name] for name in names if config.get(name) is not None}
+        return cls(stream_interval=stream_interval, **known)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,9 @@ class SamplingResolver:
         defaults = self.defaults
         top_k = defaults.top_k if request.top_k is None else request.top_k
         seed = None if request.seed in (None, -1) else request.seed
+        if request.stream and request.best_of is not None and request.best_of > request.n:
+            raise ApiError(400, "best_of: above n it cannot be streamed: the best are known at the end.", "best_of")
+        repeats, interval = request.repetition_detection, request.stream_interval
         try:
             return Sampling(
                 n=request.n,
@@ -106,6 +112,12 @@ class SamplingResolver:
                 skip_special_tokens=request.skip_special_tokens,
                 logit_bias=self.logit_bias(request.logit_bias),
                 logprobs=logprobs,
+                best_of=request.best_of,
+                repetition_detection=None if repeats is None else msgspec.structs.astuple(repeats),
+                spaces_between_special_tokens=request.spaces_between_special_tokens,
+                stream_interval=defaults.stream_interval if interval is None else interval,
+                truncate_prompt_tokens=request.truncate_prompt_tokens,
+                truncation_side=request.truncation_side,
             )
         except ValueError as error:
             name = str(error).partition(":")[0]

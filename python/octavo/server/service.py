@@ -2,11 +2,12 @@
 
 import time
 from dataclasses import dataclass, field
+from math import inf
 
 from aiohttp import web
 
 from octavo._core import Tokenizer
-from octavo.server.engine_client import EngineClient
+from octavo.server.engine_client import EngineClient, Stream
 from octavo.server.errors import ApiError, printable
 from octavo.server.health import Health
 from octavo.server.logprobs import TokenTexts
@@ -32,6 +33,8 @@ class Service:
     priorities: bool
     """Whether the scheduler's policy looks at priorities."""
     log_requests: bool
+    request_timeout: float
+    """Seconds that a request may take."""
     created: int = field(default_factory=lambda: int(time.time()))
 
     def model_name(self, asked: str | None) -> str:
@@ -45,6 +48,12 @@ class Service:
     def check_priority(self, priority: int) -> None:
         if priority and not self.priorities:
             raise ApiError(400, "priority: needs a server with --scheduling-policy priority.", "priority")
+
+    def open_stream(self, timeout: float | None) -> Stream:
+        """For one request, with the time that it asks for, if that is less. Raises ApiError 400."""
+        if timeout is not None and not 0 < timeout < inf:
+            raise ApiError(400, "timeout: must be a number of seconds above 0.", "timeout")
+        return self.client.open(self.request_timeout if timeout is None else min(timeout, self.request_timeout))
 
     def need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

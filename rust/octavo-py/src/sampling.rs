@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use octavo_text::SamplingOptions;
+use octavo_text::{RepetitionDetection, SamplingOptions, Side};
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 
@@ -19,7 +19,9 @@ impl Sampling {
                         repetition_penalty = 1.0, seed = None, max_tokens = None, min_tokens = 0,
                         ignore_eos = false, stop = Vec::new(), stop_token_ids = Vec::new(),
                         include_stop_str_in_output = false, skip_special_tokens = true, detokenize = true,
-                        logit_bias = Vec::new(), logprobs = None))]
+                        logit_bias = Vec::new(), logprobs = None, best_of = None, repetition_detection = None,
+                        spaces_between_special_tokens = true, stream_interval = 1, truncate_prompt_tokens = None,
+                        truncation_side = "left"))]
     #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
     fn new(
         #[pyo3(from_py_with = integer)] n: i64,
@@ -41,7 +43,18 @@ impl Sampling {
         detokenize: bool,
         logit_bias: Vec<(Integer, Float)>,
         logprobs: Option<Integer>,
+        best_of: Option<Integer>,
+        repetition_detection: Option<(Integer, Integer, Integer)>,
+        spaces_between_special_tokens: bool,
+        #[pyo3(from_py_with = integer)] stream_interval: i64,
+        truncate_prompt_tokens: Option<Integer>,
+        truncation_side: &str,
     ) -> PyResult<Self> {
+        let repetition_detection = repetition_detection.map(|(longest, shortest, count)| RepetitionDetection {
+            max_pattern_size: longest.0,
+            min_pattern_size: shortest.0,
+            min_count: count.0,
+        });
         let options = SamplingOptions {
             n,
             temperature,
@@ -62,8 +75,22 @@ impl Sampling {
             detokenize,
             logit_bias: logit_bias.into_iter().map(|(token, bias)| (token.0, bias.0)).collect(),
             logprobs: logprobs.map(|count| count.0),
+            best_of: best_of.map(|count| count.0),
+            repetition_detection,
+            spaces_between_special_tokens,
+            stream_interval,
+            truncate_prompt_tokens: truncate_prompt_tokens.map(|count| count.0),
+            truncation_side: side(truncation_side)?,
         };
         octavo_text::Sampling::new(options).map(|sampling| Self(Arc::new(sampling))).map_err(invalid)
+    }
+}
+
+fn side(name: &str) -> PyResult<Side> {
+    match name {
+        "left" => Ok(Side::Left),
+        "right" => Ok(Side::Right),
+        _ => Err(invalid(format!("truncation_side: must be left or right, got {}", name.escape_debug()))),
     }
 }
 

@@ -6,14 +6,22 @@ use octavo_wire::{ChoiceOutput, FinishReason, RequestId, Timings};
 
 use crate::detokenize::Detokenizer;
 use crate::event::{Delta, EndReason, StopReason};
+use crate::repeats::RepeatFinder;
 use crate::sampling::Sampling;
 use crate::stop::StopMatcher;
 use crate::tokenize::Tokenizer;
+
+/// The stop reason of a choice that repeats itself, by vLLM's name.
+const REPETITION: &str = "repetition_detected";
 
 pub(crate) struct Choice {
     /// `None`: the request wants no text, or there is no tokenizer.
     detokenizer: Option<Detokenizer>,
     matcher: StopMatcher,
+    repeats: Option<RepeatFinder>,
+    /// What `stream_interval` holds back.
+    held: Option<Delta>,
+    has_begun: bool,
     num_tokens: u32,
     scheduled: f64,
     first_token: Option<f64>,
@@ -22,8 +30,10 @@ pub(crate) struct Choice {
 
 /// What an output came to.
 pub(crate) struct Turn {
-    pub delta: Delta,
-    /// A stop string ended the choice, of which the engine does not know.
+    /// `None` while `stream_interval` holds it back.
+    pub delta: Option<Delta>,
+    pub is_last: bool,
+    /// The choice was ended here, of which the engine does not know.
     pub is_stopped_here: bool,
 }
 
@@ -31,8 +41,14 @@ impl Choice {
     pub fn new(sampling: &Sampling, tokenizer: Option<&Arc<Tokenizer>>, prompt: &[u32]) -> Self {
         let tokenizer = tokenizer.filter(|_| sampling.detokenize);
         Self {
-            detokenizer: tokenizer.map(|t| Detokenizer::new(t.clone(), prompt, sampling.skip_special_tokens)),
+            detokenizer: tokenizer.map(|tokenizer| {
+                let (skip, spaces) = (sampling.skip_special_tokens, sampling.spaces_between_special_tokens);
+                Detokenizer::new(tokenizer.clone(), prompt, skip, spaces)
+            }),
             matcher: StopMatcher::new(sampling.stop.clone(), sampling.include_stop),
+            repeats: sampling.repeats.map(RepeatFinder::new),
+            held: None,
+            has_begun: false,
             num_tokens: 0,
             scheduled: 0.0,
             first_token: None,
@@ -52,12 +68,13 @@ impl Choice {
             self.first_token.get_or_insert(time);
         }
         let (text, stop) = self.read(&output, sampling);
+        let repeats = self.repeats.as_mut().is_some_and(|finder| output.tokens.iter().any(|&token| finder.push(token)));
+        let stop = stop.map(|index| sampling.stop.get(index)).or(repeats.then_some(REPETITION));
         self.ended = stop.is_some() || output.finish.is_some();
-        let (finish_reason, stop_reason, timings) = match (&stop, &output.finish) {
-            (Some(index), finish) => {
+        let (finish_reason, stop_reason, timings) = match (stop, &output.finish) {
+            (Some(stop), finish) => {
                 let timings = finish.as_ref().map_or_else(|| self.timings(arrival, time), |finish| finish.timings);
-                let stop_string = sampling.stop.get(*index).to_owned();
-                (Some(EndReason::Stop), Some(StopReason::Text(stop_string)), Some(timings))
+                (Some(EndReason::Stop), Some(StopReason::Text(stop.to_owned())), Some(timings))
             }
             (None, Some(finish)) => {
                 let (reason, stop_reason) = match finish.reason {
@@ -81,10 +98,27 @@ impl Choice {
             stop_reason,
             timings,
         };
-        Some(Turn { delta, is_stopped_here: stop.is_some() && output.finish.is_none() })
+        let is_stopped_here = stop.is_some() && output.finish.is_none();
+        Some(Turn { delta: self.pace(delta, sampling.stream_interval), is_last: self.ended, is_stopped_here })
     }
 
-    /// The new text, and the stop string that cut it.
+    /// Holds `delta` back until there are `interval` tokens, unless it is the first or the last.
+    fn pace(&mut self, delta: Delta, interval: u32) -> Option<Delta> {
+        if interval == 1 {
+            return Some(delta);
+        }
+        match &mut self.held {
+            Some(held) => held.extend(delta),
+            held => *held = Some(delta),
+        }
+        let is_due =
+            |held: &Delta| !self.has_begun || held.finish_reason.is_some() || held.token_ids.len() >= interval as usize;
+        let due = self.held.take_if(|held| is_due(held));
+        self.has_begun |= due.is_some();
+        due
+    }
+
+    /// The new text, and the stop string that cut it. What a repetition ends is cut off nowhere.
     fn read(&mut self, output: &ChoiceOutput, sampling: &Sampling) -> (String, Option<usize>) {
         let mut text = String::new();
         let Some(detokenizer) = &mut self.detokenizer else {

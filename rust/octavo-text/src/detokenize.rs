@@ -16,6 +16,7 @@ const MAX_WAITING_TOKENS: usize = 8;
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     skip_special_tokens: bool,
+    spaces_between_special_tokens: bool,
     state: State,
 }
 
@@ -23,12 +24,20 @@ enum State {
     /// The first bytes of a character that is not complete.
     Bytes { incomplete: Vec<u8> },
     /// `ids[..read]` have been shown as `shown`.
-    Context { ids: Vec<u32>, read: usize, shown: String },
+    Context { ids: Vec<u32>, read: usize, shown: String, after_special: bool },
 }
 
 impl Detokenizer {
     /// For one answer to `prompt`.
-    pub fn new(tokenizer: Arc<Tokenizer>, prompt: &[u32], skip_special_tokens: bool) -> Self {
+    ///
+    /// Without `spaces_between_special_tokens` a special token that follows another one is its bare text; with it, what
+    /// the tokenizer's decoder makes of it. They differ where the decoder puts spaces between tokens (WordPiece).
+    pub fn new(
+        tokenizer: Arc<Tokenizer>,
+        prompt: &[u32],
+        skip_special_tokens: bool,
+        spaces_between_special_tokens: bool,
+    ) -> Self {
         let state = match tokenizer.decoding() {
             Decoding::Bytes | Decoding::Pieces => State::Bytes { incomplete: Vec::new() },
             Decoding::Context => {
@@ -36,10 +45,10 @@ impl Detokenizer {
                 let tail = &prompt[prompt.len().saturating_sub(CONTEXT_TOKENS)..];
                 let ids: Vec<u32> = tail.iter().copied().filter(known).collect();
                 let shown = tokenizer.decode(&ids, skip_special_tokens).unwrap_or_default();
-                State::Context { read: ids.len(), ids, shown }
+                State::Context { read: ids.len(), ids, shown, after_special: false }
             }
         };
-        Self { tokenizer, skip_special_tokens, state }
+        Self { tokenizer, skip_special_tokens, spaces_between_special_tokens, state }
     }
 
     /// Appends to `out` the text which `token` completes. An id without a token (a model's vocabulary may be padded)
@@ -61,12 +70,17 @@ impl Detokenizer {
                     decoding => push_bytes(bytes, decoding == Decoding::Pieces, incomplete, out),
                 }
             }
-            State::Context { ids, read, shown } => {
+            State::Context { ids, read, shown, after_special } => {
+                let follows_special = std::mem::replace(after_special, kind == Kind::Special);
+                let bare = !self.spaces_between_special_tokens && follows_special && *after_special;
                 ids.push(token);
                 let whole = self.tokenizer.decode(ids, self.skip_special_tokens).unwrap_or_default();
                 let is_complete = whole.len() > shown.len() && !whole.ends_with(char::REPLACEMENT_CHARACTER);
                 if is_complete || ids.len() - *read >= MAX_WAITING_TOKENS {
-                    out.push_str(whole.get(shown.len()..).unwrap_or_default());
+                    match self.tokenizer.token(token).filter(|_| bare) {
+                        Some(text) => out.push_str(&text),
+                        None => out.push_str(whole.get(shown.len()..).unwrap_or_default()),
+                    }
                     ids.drain(..*read);
                     *read = ids.len();
                     *shown = self.tokenizer.decode(ids, self.skip_special_tokens).unwrap_or_default();
@@ -85,7 +99,7 @@ impl Detokenizer {
                 out.push_str(&String::from_utf8_lossy(incomplete));
                 incomplete.clear();
             }
-            State::Context { ids, read, shown } => {
+            State::Context { ids, read, shown, .. } => {
                 let whole = self.tokenizer.decode(ids, self.skip_special_tokens).unwrap_or_default();
                 out.push_str(whole.get(shown.len()..).unwrap_or_default());
                 *read = ids.len();

@@ -45,7 +45,7 @@ pub struct Delta {
 
 impl Delta {
     /// Appends the choice's next news.
-    fn extend(&mut self, later: Delta) {
+    pub(crate) fn extend(&mut self, later: Delta) {
         self.text.push_str(&later.text);
         self.token_ids.extend(later.token_ids);
         match (&mut self.logprobs, later.logprobs) {

@@ -18,6 +18,7 @@ use octavo_wire::{
 
 use crate::choice::{Choice, aborted};
 use crate::event::{Accepted, Event, EventQueue, Failed, FailedReason};
+use crate::ranking::Ranking;
 use crate::request::{Failure, Limits, Prompt, Request, invalid};
 use crate::sampling::Sampling;
 use crate::tokenize::Tokenizer;
@@ -54,6 +55,8 @@ struct Open {
     /// Empty until the request is sent.
     choices: Vec<Choice>,
     num_open: u32,
+    /// With `best_of`.
+    ranking: Option<Ranking>,
 }
 
 /// A text that waits for a tokenizer thread.
@@ -130,8 +133,10 @@ impl Frontend {
         let mut state = self.shared.lock();
         state.last_request += 1;
         let id = state.last_request;
-        let n = request.sampling.engine.n;
-        let open = Open { sampling: request.sampling.clone(), arrival, choices: Vec::new(), num_open: n };
+        let sampling = request.sampling.clone();
+        let num_open = sampling.engine.n;
+        let ranking = (num_open > sampling.num_returned).then(Ranking::default);
+        let open = Open { sampling, arrival, choices: Vec::new(), num_open, ranking };
         let is_connected = state.sender.is_some();
         state.open.insert(id, open);
         drop(state);
@@ -149,7 +154,7 @@ impl Frontend {
         match state.open.get(&request) {
             None => {}
             Some(open) if open.choices.is_empty() => {
-                let (n, arrival, time) = (open.num_open, open.arrival, monotonic());
+                let (n, arrival, time) = (open.sampling.num_returned, open.arrival, monotonic());
                 state.open.remove(&request);
                 let ends = (0..n).map(|index| Event::Delta(aborted(request, index, arrival, time)));
                 self.shared.events.append(&mut ends.collect());
@@ -277,8 +282,9 @@ impl Shared {
     }
 
     /// Checks a tokenized request and sends it.
-    fn admit(&self, job: Job, prompt: Vec<u32>) {
+    fn admit(&self, job: Job, mut prompt: Vec<u32>) {
         let sampling = &job.request.sampling;
+        self.limits.truncate(sampling, &mut prompt);
         let checked = match job.request.check_prompt(&self.limits, &prompt) {
             Ok(checked) => checked,
             Err(failure) => return self.fail(job.id, failure),
@@ -355,13 +361,17 @@ impl Shared {
             if turn.is_stopped_here {
                 stops.push(Command::Stop { request, choice: index });
             }
-            if turn.delta.finish_reason.is_some() {
-                open.num_open -= 1;
-                if open.num_open == 0 {
-                    state.open.remove(&request);
-                }
+            open.num_open -= u32::from(turn.is_last);
+            match (&mut open.ranking, turn.delta) {
+                (Some(ranking), Some(delta)) => ranking.take(delta),
+                (None, Some(delta)) => events.push(Event::Delta(delta)),
+                (_, None) => {}
             }
-            events.push(Event::Delta(turn.delta));
+            if open.num_open == 0
+                && let Some(Open { ranking: Some(ranking), sampling, .. }) = state.open.remove(&request)
+            {
+                events.extend(ranking.best(&sampling).map(Event::Delta));
+            }
         }
         state.stats = Some(step.stats);
         self.events.append(&mut events);

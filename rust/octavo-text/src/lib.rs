@@ -2,7 +2,7 @@
 //!
 //! In the order of a request's life: `request` and `sampling` (what is asked, checked) → `frontend` (its number, its
 //! way to the engine and back) → `tokenize` (opened by `vocabulary`, from `strings` of a GGUF file) → … the engine … → `choice` (one of its n answers), which calls `detokenize`
-//! and `stop` → `event` (what the caller sees).
+//! `stop` and `repeats` → `ranking` (the best of several) → `event` (what the caller sees).
 
 mod request;
 mod sampling;
@@ -14,6 +14,8 @@ mod vocabulary;
 
 mod choice;
 mod detokenize;
+mod ranking;
+mod repeats;
 mod stop;
 
 mod event;
@@ -22,7 +24,7 @@ pub use detokenize::Detokenizer;
 pub use event::{Accepted, Delta, EndReason, Event, Failed, FailedReason, StopReason};
 pub use frontend::Frontend;
 pub use request::{Limits, Prompt, Request};
-pub use sampling::{InvalidParam, Sampling, SamplingOptions};
+pub use sampling::{InvalidParam, RepetitionDetection, Sampling, SamplingOptions, Side};
 pub use stop::{StopMatcher, StopStrings};
 pub use strings::StringList;
 pub use tokenize::{Tokenizer, TokenizerError};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::event::FailedReason;
-use crate::sampling::Sampling;
+use crate::sampling::{Sampling, Side, Truncation};
 use crate::tokenize::Tokenizer;
 
 const MAX_SALT_BYTES: usize = 1024;
@@ -62,7 +62,8 @@ impl Request {
             return Err(invalid("prompt", "The prompt must be token ids: there is no tokenizer.".into()));
         };
         let (limit, length) = (limits.max_model_len, text.len());
-        if length > limit.saturating_mul(tokenizer.longest_token()) {
+        let is_cut = self.sampling.truncation.is_some();
+        if !is_cut && length > limit.saturating_mul(tokenizer.longest_token()) {
             return Err(invalid(
                 "prompt",
                 format!(
@@ -114,6 +115,17 @@ impl Request {
 }
 
 impl Limits {
+    /// Cuts a prompt as its request asks for.
+    pub(crate) fn truncate(&self, sampling: &Sampling, prompt: &mut Vec<u32>) {
+        let Some(Truncation { limit, side }) = sampling.truncation else { return };
+        let room = self.max_model_len.saturating_sub(sampling.max_tokens.unwrap_or(1) as usize).max(1);
+        let limit = limit.map_or(room, |limit| limit as usize);
+        match side {
+            Side::Left => drop(prompt.drain(..prompt.len().saturating_sub(limit))),
+            Side::Right => prompt.truncate(limit),
+        }
+    }
+
     fn check_ids(&self, param: &'static str, mut ids: impl Iterator<Item = u32>) -> Result<(), Failure> {
         let size = self.vocab_size;
         match ids.find(|id| *id as usize >= size) {

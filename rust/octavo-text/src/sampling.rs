@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::repeats::RepeatLimits;
 use crate::stop::StopStrings;
 
 const MAX_CHOICES: i64 = 128;
@@ -12,6 +13,8 @@ const MAX_BIASES: usize = 4096;
 const MAX_BIAS: f64 = 100.0;
 /// Lower temperatures are greedy: dividing logits by them leaves nothing but the best token anyway.
 const MIN_TEMPERATURE: f64 = 1e-5;
+/// What is compared with each token; a longer loop is rare, and `max_tokens` ends it.
+const MAX_PATTERN: i64 = 1024;
 
 /// Parameters as given, in the wide types of JSON. The defaults are those of a request that names none.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +41,33 @@ pub struct SamplingOptions {
     /// (token, bias); biases are cut to -100 to 100, as OpenAI defines them. A token named twice keeps its last bias.
     pub logit_bias: Vec<(i64, f64)>,
     pub logprobs: Option<i64>,
+    /// Choices that are made, of which the `n` with the highest log-probability per token are given out, best first.
+    pub best_of: Option<i64>,
+    pub repetition_detection: Option<RepetitionDetection>,
+    pub spaces_between_special_tokens: bool,
+    /// Tokens of a choice between two of its deltas; the first token and the last come at once.
+    pub stream_interval: i64,
+    /// The prompt is cut to so many tokens; -1: to what leaves room for the answer.
+    pub truncate_prompt_tokens: Option<i64>,
+    pub truncation_side: Side,
+}
+
+/// Ends a choice that repeats a pattern of `min_pattern_size` (0 counts as 1) to `max_pattern_size` tokens `min_count`
+/// times in a row. A `max_pattern_size` of 0 detects nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RepetitionDetection {
+    pub max_pattern_size: i64,
+    pub min_pattern_size: i64,
+    pub min_count: i64,
+}
+
+/// Where tokens of a prompt that is too long are cut off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Side {
+    /// The end is what a model goes on from.
+    #[default]
+    Left,
+    Right,
 }
 
 impl Default for SamplingOptions {
@@ -62,6 +92,12 @@ impl Default for SamplingOptions {
             detokenize: true,
             logit_bias: Vec::new(),
             logprobs: None,
+            best_of: None,
+            repetition_detection: None,
+            spaces_between_special_tokens: true,
+            stream_interval: 1,
+            truncate_prompt_tokens: None,
+            truncation_side: Side::Left,
         }
     }
 }
@@ -88,6 +124,21 @@ pub struct Sampling {
     pub(crate) include_stop: bool,
     pub(crate) skip_special_tokens: bool,
     pub(crate) detokenize: bool,
+    /// Choices that the caller gets, of the `engine.n`.
+    pub(crate) num_returned: u32,
+    /// Whether the caller asked for log-probabilities: best-of needs them anyway.
+    pub(crate) returns_logprobs: bool,
+    pub(crate) repeats: Option<RepeatLimits>,
+    pub(crate) spaces_between_special_tokens: bool,
+    pub(crate) stream_interval: u32,
+    pub(crate) truncation: Option<Truncation>,
+}
+
+/// A prompt is cut to `limit` tokens, or to what leaves room for the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Truncation {
+    pub limit: Option<u32>,
+    pub side: Side,
 }
 
 impl Sampling {
@@ -102,8 +153,14 @@ impl Sampling {
             return Err(invalid("min_tokens", format!("must be at most max_tokens={max_tokens}, got {min_tokens}")));
         }
         let temperature = float("temperature", options.temperature, Range::at_least(0.0))?;
+        let num_returned = integer("n", options.n, 1, MAX_CHOICES)?;
+        let num_made = match options.best_of {
+            Some(count) => integer("best_of", count, options.n, MAX_CHOICES)?,
+            None => num_returned,
+        };
+        let is_ranked = num_made > num_returned;
         let engine = octavo_wire::Sampling {
-            n: integer("n", options.n, 1, MAX_CHOICES)?,
+            n: num_made,
             temperature: if options.temperature < MIN_TEMPERATURE { 0.0 } else { temperature },
             top_p: float("top_p", options.top_p, Range { above: Some(0.0), most: 1.0, ..Range::ANY })?,
             top_k: integer("top_k", options.top_k, -1, i64::from(u32::MAX)).map(|count: i64| count.max(0) as u32)?,
@@ -123,7 +180,7 @@ impl Sampling {
             logit_bias: logit_bias(&options.logit_bias)?,
             logprobs: match options.logprobs {
                 Some(count) => Some(integer("logprobs", count, 0, i64::from(u32::MAX))?),
-                None => None,
+                None => is_ranked.then_some(0),
             },
         };
         if !options.detokenize && !options.stop.is_empty() {
@@ -136,7 +193,50 @@ impl Sampling {
             include_stop: options.include_stop_str_in_output,
             skip_special_tokens: options.skip_special_tokens,
             detokenize: options.detokenize,
+            num_returned,
+            returns_logprobs: options.logprobs.is_some(),
+            repeats: options.repetition_detection.map_or(Ok(None), repeat_limits)?,
+            spaces_between_special_tokens: options.spaces_between_special_tokens,
+            stream_interval: integer("stream_interval", options.stream_interval, 1, i64::from(u32::MAX))?,
+            truncation: truncation(options.truncate_prompt_tokens, options.truncation_side)?,
         })
+    }
+
+    /// Choices that the caller gets.
+    pub fn num_returned(&self) -> u32 {
+        self.num_returned
+    }
+}
+
+fn repeat_limits(asked: RepetitionDetection) -> Result<Option<RepeatLimits>, InvalidParam> {
+    let name = "repetition_detection";
+    let RepetitionDetection { max_pattern_size, min_pattern_size, min_count } = asked;
+    if !(0..=MAX_PATTERN).contains(&max_pattern_size) {
+        return Err(invalid(name, format!("max_pattern_size must be 0 to {MAX_PATTERN}, got {max_pattern_size}")));
+    }
+    if !(0..=max_pattern_size).contains(&min_pattern_size) {
+        return Err(invalid(
+            name,
+            format!("min_pattern_size must be 0 to max_pattern_size={max_pattern_size}, got {min_pattern_size}"),
+        ));
+    }
+    if max_pattern_size == 0 {
+        return Ok(None);
+    }
+    if !(2..=i64::from(u16::MAX)).contains(&min_count) {
+        return Err(invalid(name, format!("min_count must be 2 to {}, got {min_count}", u16::MAX)));
+    }
+    let (shortest, longest) = (min_pattern_size.max(1) as usize, max_pattern_size as usize);
+    Ok(Some(RepeatLimits { shortest, longest, count: min_count as u32 }))
+}
+
+fn truncation(limit: Option<i64>, side: Side) -> Result<Option<Truncation>, InvalidParam> {
+    let name = "truncate_prompt_tokens";
+    match limit {
+        None => Ok(None),
+        Some(-1) => Ok(Some(Truncation { limit: None, side })),
+        Some(0) => Err(invalid(name, "must be at least 1, or -1 for what leaves room for the answer, got 0")),
+        Some(count) => Ok(Some(Truncation { limit: Some(integer(name, count, 1, i64::from(u32::MAX))?), side })),
     }
 }
 
@@ -291,6 +391,26 @@ mod tests {
             error(|o| (o.min_tokens, o.max_tokens) = (5, Some(4))),
             "min_tokens: must be at most max_tokens=4, got 5"
         );
+    }
+
+    #[test]
+    fn choices_prompts_and_repeats_have_ranges_too() {
+        assert_eq!(error(|o| (o.n, o.best_of) = (3, Some(2))), "best_of: must be at least 3, got 2");
+        assert_eq!(error(|o| o.best_of = Some(129)), "best_of: must be at most 128, got 129");
+        assert_eq!(error(|o| o.stream_interval = 0), "stream_interval: must be at least 1, got 0");
+        assert_eq!(
+            error(|o| o.truncate_prompt_tokens = Some(0)),
+            "truncate_prompt_tokens: must be at least 1, or -1 for what leaves room for the answer, got 0"
+        );
+        let repeats = |max_pattern_size, min_pattern_size, min_count| {
+            error(|o| {
+                o.repetition_detection = Some(RepetitionDetection { max_pattern_size, min_pattern_size, min_count });
+            })
+        };
+        assert_eq!(repeats(2000, 1, 2), "repetition_detection: max_pattern_size must be 0 to 1024, got 2000");
+        assert_eq!(repeats(4, 5, 2), "repetition_detection: min_pattern_size must be 0 to max_pattern_size=4, got 5");
+        assert_eq!(repeats(4, 1, 1), "repetition_detection: min_count must be 2 to 65535, got 1");
+        assert!(checked(|o| o.repetition_detection = Some(RepetitionDetection::default())).repeats.is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use octavo_text::{Detokenizer, Tokenizer, TokenizerError};
 use proptest::prelude::*;
 
 fn pieces(tokenizer: &Arc<Tokenizer>, prompt: &[u32], ids: &[u32], skip_special_tokens: bool) -> Vec<String> {
-    let mut detokenizer = Detokenizer::new(tokenizer.clone(), prompt, skip_special_tokens);
+    let mut detokenizer = Detokenizer::new(tokenizer.clone(), prompt, skip_special_tokens, true);
     let mut pieces: Vec<String> = ids
         .iter()
         .map(|id| {
@@ -112,6 +112,18 @@ fn texts_that_depend_on_their_neighbours_are_streamed_with_a_window() {
     assert_eq!(ids, [1, 2, 4, 1, 3, 5]);
     let pieces = pieces(&tokenizer, &prompt, &ids, true);
     assert_eq!(pieces, [" play", "ing", " we", " play", "ed", ".", ""]);
+}
+
+#[test]
+fn a_decoder_that_puts_spaces_between_tokens_can_leave_them_out_between_special_ones() {
+    let tokenizer = word_piece();
+    let end = id(&tokenizer, END);
+    for (spaces, text) in [(true, " play <|end|> <|end|> we"), (false, " play <|end|><|end|> we")] {
+        let mut detokenizer = Detokenizer::new(tokenizer.clone(), &[4], false, spaces);
+        let mut out = String::new();
+        [1, end, end, 4].into_iter().for_each(|token| detokenizer.push(token, &mut out));
+        assert_eq!(out, text);
+    }
 }
 
 proptest! {

@@ -21,17 +21,17 @@ const LONG: Duration = Duration::from_secs(20);
 const LIMITS: Limits = Limits { max_model_len: 50, vocab_size: 300 };
 
 /// The engine's end.
-struct Engine {
+pub(crate) struct Engine {
     sender: Sender,
     receiver: Receiver,
 }
 
 impl Engine {
-    fn next(&mut self) -> Command {
+    pub fn next(&mut self) -> Command {
         self.receiver.recv_command(Some(LONG)).expect("the front end is there").expect("a command comes")
     }
 
-    fn submission(&mut self) -> Submission {
+    pub fn submission(&mut self) -> Submission {
         match self.next() {
             Command::Submit(submission) => *submission,
             command => panic!("a submission was due, not {command:?}"),
@@ -42,13 +42,13 @@ impl Engine {
         self.sender.send_report(report).expect("the front end is there");
     }
 
-    fn step(&mut self, time: f64, outputs: Vec<ChoiceOutput>) {
+    pub fn step(&mut self, time: f64, outputs: Vec<ChoiceOutput>) {
         let stats = Stats { time, ..Stats::default() };
         self.send(&Report::Step(Box::new(StepOutput { outputs, stats })));
     }
 }
 
-fn output(request: u64, choice: u32, tokens: &[u32], finish: Option<FinishReason>) -> ChoiceOutput {
+pub(crate) fn output(request: u64, choice: u32, tokens: &[u32], finish: Option<FinishReason>) -> ChoiceOutput {
     let finish = finish.map(|reason| Finish { reason, timings: TIMINGS });
     ChoiceOutput {
         request,
@@ -70,26 +70,26 @@ fn start_with(tokenizer: Option<Arc<Tokenizer>>) -> (Frontend, Engine) {
     (Frontend::new(front, tokenizer, LIMITS, 2).unwrap(), Engine { sender, receiver })
 }
 
-fn start() -> (Frontend, Engine) {
+pub(crate) fn start() -> (Frontend, Engine) {
     start_with(Some(byte_level()))
 }
 
-fn sampling(change: impl FnOnce(&mut SamplingOptions)) -> Arc<Sampling> {
+pub(crate) fn sampling(change: impl FnOnce(&mut SamplingOptions)) -> Arc<Sampling> {
     let mut options = SamplingOptions::default();
     change(&mut options);
     Arc::new(Sampling::new(options).unwrap())
 }
 
-fn text(prompt: &str, change: impl FnOnce(&mut SamplingOptions)) -> Request {
+pub(crate) fn text(prompt: &str, change: impl FnOnce(&mut SamplingOptions)) -> Request {
     Request::new(Prompt::Text(prompt.into()), sampling(change))
 }
 
-fn ids(prompt: &[u32]) -> Request {
+pub(crate) fn ids(prompt: &[u32]) -> Request {
     Request::new(Prompt::Ids(prompt.to_vec()), sampling(|_| {}))
 }
 
 /// The next `count` events.
-fn events(frontend: &Frontend, count: usize) -> Vec<Event> {
+pub(crate) fn events(frontend: &Frontend, count: usize) -> Vec<Event> {
     let mut events = Vec::new();
     while events.len() < count {
         assert!(frontend.wait(LONG), "{count} events are due, only these came: {events:?}");
@@ -99,21 +99,21 @@ fn events(frontend: &Frontend, count: usize) -> Vec<Event> {
     events
 }
 
-fn accepted(frontend: &Frontend) -> Vec<u32> {
+pub(crate) fn accepted(frontend: &Frontend) -> Vec<u32> {
     match events(frontend, 1).pop() {
         Some(Event::Accepted(accepted)) => accepted.prompt_token_ids,
         event => panic!("{event:?}"),
     }
 }
 
-fn delta(frontend: &Frontend) -> Delta {
+pub(crate) fn delta(frontend: &Frontend) -> Delta {
     match events(frontend, 1).pop() {
         Some(Event::Delta(delta)) => delta,
         event => panic!("{event:?}"),
     }
 }
 
-fn failed(frontend: &Frontend) -> Failed {
+pub(crate) fn failed(frontend: &Frontend) -> Failed {
     match events(frontend, 1).pop() {
         Some(Event::Failed(failed)) => failed,
         event => panic!("{event:?}"),
