@@ -185,24 +185,43 @@ async def test_an_engine_that_keeps_dying_ends_the_server() -> None:
     assert "Traceback" not in errors
 
 
-async def test_a_stuck_engine_is_not_healthy() -> None:
+async def test_a_stuck_engine_is_not_healthy_and_is_replaced() -> None:
     with ServerProcess(server={"stall_timeout": 0.5}) as server:
         engine = server.engine_pid
         async with connect(server.url) as session:
             client = Client(session)
             await client.still_serves()
             os.kill(engine, signal.SIGSTOP)
-            try:
-                waiting: asyncio.Task[Any] = asyncio.create_task(client.complete())
+            waiting: asyncio.Task[Any] = asyncio.create_task(client.post("/v1/completions", {"prompt": "Hi"}))
 
-                async def stuck() -> bool:
-                    return (await client.get("/health"))[0] == 503
+            async def status(wanted: int) -> bool:
+                return (await client.get("/health"))[0] == wanted
 
-                await until(stuck)
-            finally:
-                os.kill(engine, signal.SIGCONT)
-            assert (await waiting)["usage"]["completion_tokens"] == 4
+            await until(lambda: status(503))
+            assert (await waiting)[0] == 503
+            await until(lambda: status(200))
             await client.still_serves()
+            assert not alive(engine)
+        server.signal(signal.SIGTERM)
+        assert "the engine has been stuck for" in server.wait()[2]
+
+
+async def test_an_engine_that_was_idle_for_long_is_not_stuck() -> None:
+    with ServerProcess({"null_step_seconds": 0.2}, {"stall_timeout": 0.4}) as server:
+        engine = server.engine_pid
+        async with connect(server.url) as session:
+            client = Client(session)
+            await client.still_serves()
+            until_then = asyncio.get_running_loop().time() + 1.5
+
+            async def idle() -> bool:
+                return asyncio.get_running_loop().time() > until_then
+
+            await until(idle)
+            answer = asyncio.create_task(client.complete(max_tokens=10))
+            while not answer.done():
+                assert (await client.get("/health"))[0] == 200
+            assert server.engine_pid == engine
 
 
 async def test_the_log_escapes_what_clients_send() -> None:

@@ -24,6 +24,7 @@ class Answer:
     def __init__(self, service: Service, stream: Stream, *, id: str, model: str, n: int) -> None:
         self.service = service
         self.stream = stream
+        stream.name = id
         self.id = id
         self.model = model
         self.n = n

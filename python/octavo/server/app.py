@@ -152,7 +152,7 @@ class Server:
             await self.supervisor.end(at_once=at_once)
 
     async def _listen(self) -> web.AppRunner:
-        app = build_app(self.service, self.config)
+        app = build_app(self.service, self.config, self.supervisor)
         runner = web.AppRunner(app, handle_signals=False, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         http, connections = cast(web.Server, runner.server), app[CONNECTIONS]

@@ -48,6 +48,8 @@ class Connections:
         """A client gets `receive_timeout` seconds for the head of its first request, and for each body."""
         self.receive_timeout = receive_timeout
         self.num_active = 0
+        self.num_working = 0
+        """Requests in progress that bring something to do: the server's load."""
         self.idle = asyncio.Event()
         """No request is in progress."""
         self.idle.set()
@@ -62,15 +64,17 @@ class Connections:
         if self._silent.pop(protocol, None) is not None:
             protocol.force_close()
 
-    def begin(self, request: web.Request) -> None:
+    def begin(self, request: web.Request, works: bool) -> None:
         timer = self._silent.pop(request.protocol, None)
         if timer is not None:
             timer.cancel()
         self.num_active += 1
+        self.num_working += works
         self.idle.clear()
 
-    def end(self) -> None:
+    def end(self, works: bool) -> None:
         self.num_active -= 1
+        self.num_working -= works
         if not self.num_active:
             self.idle.set()
 

@@ -46,6 +46,8 @@ class Stream:
         self._overflowed = False
         self.on_overflow: Callable[[], None] | None = None
         """Called when the client's events pile up: its handler is then stuck in a write."""
+        self.name = ""
+        """What the client calls its request."""
         self.open_choices: dict[int, int] = {}
         """Request → choices without a last event."""
         self.arrival = time.monotonic()
@@ -73,7 +75,7 @@ class Stream:
             cache_salt=cache_salt,
         )
         self.open_choices[request] = n
-        self._client.streams[request] = self
+        self._client.add(request, self)
         return request
 
     @property
@@ -184,6 +186,12 @@ class EngineClient:
     def detach(self) -> None:
         asyncio.get_running_loop().remove_reader(self.frontend.fileno())
 
+    def add(self, request: int, stream: Stream) -> None:
+        """From now on the request's events are the stream's."""
+        if not self.streams:
+            self.last_report = time.monotonic()  # it had nothing to report while it was idle
+        self.streams[request] = stream
+
     def open(self, timeout: float = inf) -> Stream:
         return Stream(self, timeout)
 
@@ -220,7 +228,7 @@ class EngineClient:
     def reconnect(self, endpoint: Endpoint) -> None:
         """Speaks to a new engine; streams of the old one have got their error, or get it now."""
         self.dispatch()
-        self.metrics.engine_restarted()
+        self.metrics.engine_ended()
         self.frontend.reconnect(endpoint)
         self.last_report = time.monotonic()
         self._last_time = 0.0

@@ -58,6 +58,8 @@ class Metrics(Collector):
         self.finished: Counter[str] = Counter({"stop": 0, "length": 0, "abort": 0, "error": 0})
         self.rejections: Counter[str] = Counter({"queue_full": 0, "draining": 0})
         self.restarts = 0
+        self.sleep_level = 0
+        """0: the engine is awake."""
         self.http_requests: Counter[tuple[str, str, str]] = Counter()
         self.http_durations: defaultdict[tuple[str, str], Histogram] = defaultdict(
             lambda: Histogram(histogram.HTTP_DURATION)
@@ -121,12 +123,11 @@ class Metrics(Collector):
         self.http_requests[handler, method, f"{status // 100}xx"] += 1
         self.http_durations[handler, method].observe(seconds)
 
-    def engine_restarted(self) -> None:
+    def engine_ended(self) -> None:
         """The next Stats count from zero again."""
         for name in ENGINE_COUNTERS:
             self._base[name] = self.total(name)
         self._stats = None
-        self.restarts += 1
 
     def sample_throughput(self, now: float) -> None:
         """Called once a second."""
@@ -185,7 +186,8 @@ class Metrics(Collector):
             yield self._gauge(name, documentation, (), [((), value)])
         reasons = [(("capacity",), waiting), (("deferred",), 0)]
         yield self._gauge("vllm:num_requests_waiting_by_reason", "Waiting requests, by reason.", ("reason",), reasons)
-        states = [(("awake",), 1), (("weights_offloaded",), 0), (("discard_all",), 0)]
+        names = ("awake", "weights_offloaded", "discard_all")
+        states = [((state,), float(level == self.sleep_level)) for level, state in enumerate(names)]
         yield self._gauge("vllm:engine_sleep_state", "1 for the state that the engine is in.", ("sleep_state",), states)
         cache = self.cache_config
         info = GaugeMetricFamily("vllm:cache_config_info", "The KV cache's settings.", labels=["engine", *cache])

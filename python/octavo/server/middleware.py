@@ -20,7 +20,8 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     connections, metrics = request.app[CONNECTIONS], request.app[METRICS]
     route = route_of(request)
     name = "none" if route is None else route.path
-    connections.begin(request)
+    works = route is not None and route.request is not None
+    connections.begin(request, works)
     began = time.perf_counter()
     status = 499  # the client has gone
     try:
@@ -28,7 +29,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         status = response.status
         return response
     finally:
-        connections.end()
+        connections.end(works)
         metrics.saw_http(name, request.method, status, time.perf_counter() - began)
 
 

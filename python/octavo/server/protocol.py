@@ -204,6 +204,10 @@ class CompletionResponse(msgspec.Struct):
     kv_transfer_params: None = None
 
 
+class Load(msgspec.Struct):
+    server_load: int
+
+
 class Version(msgspec.Struct):
     version: str
 

@@ -7,6 +7,7 @@ from aiohttp import web
 import octavo
 from octavo.config import ServerConfig
 from octavo.server import fields
+from octavo.server.admin import ADMIN, ADMIN_ROUTES, Admin
 from octavo.server.auth import require_key
 from octavo.server.chat import post_chat_completion
 from octavo.server.completions import post_completion
@@ -23,6 +24,7 @@ from octavo.server.protocol import (
     CompletionResponse,
     DetokenizeRequest,
     DetokenizeResponse,
+    Load,
     ModelCard,
     ModelList,
     TokenizeRequest,
@@ -31,6 +33,7 @@ from octavo.server.protocol import (
 )
 from octavo.server.route import Access, Route, add_routes
 from octavo.server.service import SERVICE, Service
+from octavo.server.supervisor import Supervisor
 from octavo.server.tokenize import post_detokenize, post_tokenize
 from octavo.server.whole import json_answer
 
@@ -40,11 +43,17 @@ async def get_version(_request: web.Request) -> web.Response:
     return json_answer(Version(octavo.__version__))
 
 
+async def get_load(request: web.Request) -> web.Response:
+    """How many requests are in progress."""
+    return json_answer(Load(request.app[CONNECTIONS].num_working))
+
+
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", get_health, access=Access.OPEN),
     Route("GET", "/ping", get_health, access=Access.OPEN),
     Route("POST", "/ping", get_health, access=Access.OPEN),
     Route("GET", "/metrics", get_metrics, access=Access.SCRAPE, content_type="text/plain"),
+    Route("GET", "/load", get_load, answer=Load),
     Route("GET", "/version", get_version, answer=Version),
     Route("GET", "/v1/models", list_models, answer=ModelList),
     Route("GET", "/v1/models/{name:.+}", retrieve_model, answer=ModelCard),
@@ -91,11 +100,11 @@ DOCUMENT_ROUTES: tuple[Route, ...] = (
 
 def routes_for(config: ServerConfig) -> list[Route]:
     """The routes that exist on a server with these options."""
-    routes = [*ROUTES] if config.disable_fastapi_docs else [*ROUTES, *DOCUMENT_ROUTES]
+    routes = [*ROUTES, *ADMIN_ROUTES, *(() if config.disable_fastapi_docs else DOCUMENT_ROUTES)]
     return [route for route in routes if route.access is not Access.ADMIN or config.admin_api_keys]
 
 
-def build_app(service: Service, config: ServerConfig) -> web.Application:
+def build_app(service: Service, config: ServerConfig, supervisor: Supervisor) -> web.Application:
     """Call it on the running event loop."""
     app = web.Application(
         middlewares=[observe, catch_errors, require_key(config)], client_max_size=config.max_body_bytes
@@ -103,6 +112,7 @@ def build_app(service: Service, config: ServerConfig) -> web.Application:
     app[SERVICE] = service
     app[HEALTH] = service.health
     app[METRICS] = service.metrics
+    app[ADMIN] = Admin(supervisor, config)
     app[CONNECTIONS] = Connections(config.receive_timeout)
     routes = routes_for(config)
     app[DOCUMENTS] = Documents(routes, config)

@@ -1,9 +1,11 @@
 """Keeps an engine process running behind one `EngineClient`.
 
-    start → ready → serving → dead → (back-off) → start …
+    start → ready → serving → dead, or stuck and killed → (back-off) → start …
+                    serving → asleep → (wake_up) → start …
 
 After a death the open streams have failed by themselves (Frontend.drain); here the process is started again. When it
-dies too often in a row, the supervisor gives up and the server ends.
+dies too often in a row, the supervisor gives up and the server ends. Asleep, there is no engine process, so that
+weights, KV cache and the device's context are gone; that end is wanted, and no death.
 """
 
 import asyncio
@@ -13,15 +15,21 @@ import signal
 import subprocess
 import time
 from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal
 
 from octavo._core import Frontend, Tokenizer
 from octavo.engine.spawn import EngineProcess
 from octavo.engine.start import EngineStart
 from octavo.server.engine_client import EngineClient
+from octavo.server.errors import ApiError
 from octavo.server.health import EngineState, Health
 from octavo.server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+Ending = Literal["abort", "wait"]
+"""How running requests end when the engine is to stop: at once, with finish_reason abort, or when they are done."""
 
 MAX_DEATHS = 5
 DEATH_WINDOW = 60.0
@@ -62,6 +70,9 @@ class Supervisor:
         self.client = EngineClient(frontend, metrics)
         self.health = Health(self.client, stall_timeout)
         self._deaths: deque[float] = deque()
+        self._wake = asyncio.Event()
+        self._changing = asyncio.Lock()
+        self._changes: set[asyncio.Task[None]] = set()
 
     async def first_ready(self) -> None:
         """Waits for the first engine. Raises EngineFailed when it ends instead."""
@@ -71,14 +82,84 @@ class Supervisor:
             raise EngineFailed("" if status == SAID_WHY else f"the engine did not start: it {how_it_ended(status)}")
 
     async def keep_running(self) -> None:
-        """Starts the engine again whenever it dies. Ends only by EngineFailed, or when cancelled."""
+        """Starts the engine again whenever it dies, and when it is woken. Ends by EngineFailed, or when cancelled."""
         tick = asyncio.create_task(self._tick())
         try:
             while True:
                 status = await asyncio.to_thread(self.process.wait)
-                await self._replace(status)
+                if self.health.engine is EngineState.ASLEEP:
+                    await self._sleep_until_woken()
+                else:
+                    await self._replace(status)
         finally:
             tick.cancel()
+
+    async def sleep(self, level: int, ending: Ending) -> None:
+        """Ends the engine, once what runs has ended. Raises ApiError 503 when it is not serving."""
+        await self._finish(self._fall_asleep(level, ending))
+
+    async def wake_up(self) -> None:
+        """Starts a sleeping engine and waits until it serves. Raises ApiError 503 when it cannot be started."""
+        await self._finish(self._wake_up())
+
+    async def quiet(self, ending: Ending) -> None:
+        """Waits until no request runs."""
+        if ending == "abort":
+            for request in list(self.client.streams):
+                self.client.frontend.abort(request)
+        await self._until(lambda: not self.client.streams)
+
+    async def _finish(self, change: Coroutine[Any, Any, None]) -> None:
+        """Does it to its end, also when the client that asked for it has gone."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
+
+    async def _fall_asleep(self, level: int, ending: Ending) -> None:
+        async with self._changing:
+            if self.health.engine is EngineState.ASLEEP:
+                return
+            self.health.check_engine()
+            self.health.engine = EngineState.ASLEEP
+            await self.quiet(ending)
+            self.client.frontend.drain_engine()
+            try:
+                await asyncio.to_thread(self.process.wait, END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+            self.process.terminate()
+            self.client.dispatch()
+            self.client.metrics.engine_ended()
+            self.client.metrics.sleep_level = level
+
+    async def _wake_up(self) -> None:
+        async with self._changing:
+            if self.health.engine is not EngineState.ASLEEP:
+                return
+            self.health.engine = EngineState.STARTING
+            self._wake.set()
+            await self._until(lambda: self.health.engine is not EngineState.STARTING)
+            if self.health.engine is EngineState.ASLEEP:
+                raise ApiError(503, "The engine could not be started, and is asleep still; the server's log says why.")
+
+    async def _sleep_until_woken(self) -> None:
+        await self._wake.wait()
+        self._wake.clear()
+        began = time.monotonic()
+        if (status := await self._start_again()) is not None:
+            logger.error("the engine could not wake up: it %s", how_it_ended(status))
+            self.health.engine = EngineState.ASLEEP
+            self.client.news.set()
+            return
+        self.client.metrics.sleep_level = 0
+        logger.info("the engine is awake, after %.1f s", time.monotonic() - began)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self.client.news.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.client.news.wait(), LOOK_AGAIN)
 
     async def end(self, *, at_once: bool = False) -> None:
         """Ends the engine process, whatever state it is in; afterwards none is left."""
@@ -122,14 +203,19 @@ class Supervisor:
             backoff = 0.0 if count == 1 else min(2.0 ** (count - 2), LONGEST_BACKOFF)
             logger.error("the engine %s; it is started again in %.0f s", how_it_ended(status), backoff)
             await asyncio.sleep(backoff)
-            self.process.terminate()
-            self.process = EngineProcess(self.start)
-            self.client.reconnect(self.process.endpoint())
-            ended = await self._until_ready()
+            self.client.metrics.restarts += 1
+            ended = await self._start_again()
             if ended is None:
                 logger.warning("the engine serves again, %.1f s after it died", time.monotonic() - now)
                 return
             status = ended
+
+    async def _start_again(self) -> int | None:
+        """A new process; None when it serves, or the status that it ended with."""
+        self.process.terminate()
+        self.process = EngineProcess(self.start)
+        self.client.reconnect(self.process.endpoint())
+        return await self._until_ready()
 
     async def _tick(self) -> None:
         """Once a second: what no event of a request brings."""
@@ -138,10 +224,13 @@ class Supervisor:
             now = time.monotonic()
             self.client.observe(now)
             self.client.metrics.sample_throughput(now)
-            if self.health.engine is EngineState.SERVING and not self.client.frontend.connected:
-                # It has closed its connection without ending: nothing more will come of it.
-                with contextlib.suppress(ProcessLookupError):
-                    self.process.kill()
+            if self.health.engine is not EngineState.SERVING:
+                continue
+            if silent := self.health.stalled():
+                logger.error("the engine has been stuck for %.0f s (--stall-timeout); it is ended", silent)
+            if silent or not self.client.frontend.connected:
+                # Stuck, or it has closed its connection without ending: nothing more will come of it.
+                self.process.kill()
 
 
 def how_it_ended(status: int) -> str:
