@@ -171,6 +171,31 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What a proxy in front puts before each path: routes answer with and without it."""
     disable_fastapi_docs: bool = False
     """No /openapi.json and no /docs."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins whose pages may use this server; `*` is any."""
+    allowed_methods: tuple[str, ...] = ("*",)
+    allowed_headers: tuple[str, ...] = ("*",)
+    allow_credentials: bool = False
+    ssl_certfile: str | None = None
+    """With it the server speaks TLS, 1.2 or later. May hold the key as well."""
+    ssl_keyfile: str | None = None
+    ssl_ca_certs: str | None = None
+    ssl_cert_reqs: int = 0
+    """Whether a client must show a certificate: 0 no, 1 if it has one, 2 yes."""
+    ssl_ciphers: str | None = None
+    enable_ssl_refresh: bool = False
+    """Whether new connections get the certificate that lies in the files now."""
+    enable_request_id_headers: bool = False
+    """Whether each answer says its X-Request-Id."""
+    sse_keep_alive_interval: float = 0.0
+    """Seconds of silence in a stream after which it gets a comment, for proxies that close what is silent; 0: never."""
+    response_role: str = "assistant"
+    return_tokens_as_token_ids: bool = False
+    """Whether log-probabilities name tokens as `token_id:N`, unless the request says."""
+    enable_force_include_usage: bool = False
+    """Whether each stream ends with its usage, unasked."""
+    enable_per_request_metrics: bool = False
+    """Whether answers carry the times of their request."""
     served_model_names: tuple[str, ...] = ()
     chat_template: str | None = None
     """A file, or the template itself. None: the model's."""
@@ -197,6 +222,18 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{name}: a key must not be empty")
         if self.root_path and re.fullmatch(r"(/[\w.~-]+)+", self.root_path, re.ASCII) is None:
             raise ValueError(f"root_path: must be a path such as /api/llm, not {self.root_path!r}")
+        _check("ssl_cert_reqs", self.ssl_cert_reqs, at_least=0, at_most=2)
+        if self.ssl_certfile is None and (self.ssl_keyfile or self.ssl_ca_certs or self.ssl_cert_reqs):
+            raise ValueError("ssl_certfile: is needed for TLS")
+        if self.ssl_cert_reqs and self.ssl_ca_certs is None:
+            raise ValueError("ssl_ca_certs: is needed to check the certificates of clients")
+        for name in ("sse_keep_alive_interval", "receive_timeout", "stall_timeout"):
+            seconds = getattr(self, name)
+            if not 0 <= seconds < float("inf") or (name != "sse_keep_alive_interval" and not seconds):
+                raise ValueError(f"{name}: must be a number of seconds, not {seconds}")
+        _check("max_body_bytes", self.max_body_bytes, at_least=1)
+        if not self.response_role:
+            raise ValueError("response_role: must not be empty")
         if not all(self.served_model_names):
             raise ValueError("served_model_names: a name must not be empty")
         if not 0 <= self.shutdown_timeout < float("inf"):

@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from octavo.cli.arguments import ALL_FLAGS, UsageError, Values, check, to_configs, to_words
-from octavo.cli.flags import FLAGS, SECTIONS
+from octavo.cli.arguments import ALL_FLAGS, FLAGS, UsageError, Values, check, to_configs, to_words
+from octavo.cli.flags import SECTIONS
 from octavo.cli.serve import serve_values
 from octavo.config import EngineConfig, ServerConfig
 

@@ -16,14 +16,17 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from octavo.cli.flags import FLAGS, SECTIONS, Flag, Kind
+from octavo.cli import flags
+from octavo.cli.flags import SECTIONS, Flag, Kind
 from octavo.cli.known import IGNORED, LATER, Known
+from octavo.cli.server_flags import SERVER_FLAGS
 from octavo.config import EngineConfig, ServerConfig
 from octavo.errors import OctavoError
 
 Values = dict[str, object]
 """Parsed values by flag name, without the leading dashes."""
 
+FLAGS: tuple[Flag, ...] = (*flags.FLAGS, *SERVER_FLAGS)
 ALL_FLAGS: tuple[Flag | Known, ...] = (*FLAGS, *IGNORED, *LATER)
 BY_NAME = {flag.name: flag for flag in ALL_FLAGS}
 ENVIRONMENT_KEYS = ("OCTAVO_API_KEY", "VLLM_API_KEY")

@@ -268,30 +268,6 @@ FLAGS: tuple[Flag, ...] = (
         help="key that clients must show; several, and repeatable (default: OCTAVO_API_KEY and VLLM_API_KEY)",
     ),
     Flag(
-        name="admin-api-key",
-        kind=LIST,
-        target="server.admin_api_keys",
-        help="key that opens the admin routes (/sleep, /server_info, …); without one they do not exist",
-    ),
-    Flag(
-        name="protect-metrics",
-        kind=BOOL,
-        target="server.protect_metrics",
-        help="/metrics, too, asks for an API key",
-    ),
-    Flag(
-        name="root-path",
-        kind=STR,
-        target="server.root_path",
-        help="what a proxy puts before each path, such as /llm",
-    ),
-    Flag(
-        name="disable-fastapi-docs",
-        kind=BOOL,
-        target="server.disable_fastapi_docs",
-        help="no /openapi.json and no /docs",
-    ),
-    Flag(
         name="served-model-name",
         kind=LIST,
         target="server.served_model_names",

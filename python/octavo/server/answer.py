@@ -8,12 +8,12 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
-from octavo._core import Accepted, Delta, Failed
+from octavo._core import Accepted, Delta, Failed, Timings
 from octavo.server.engine_client import Stream
 from octavo.server.errors import from_failure, printable
-from octavo.server.protocol import PromptTokensDetails, Usage
+from octavo.server.protocol import PromptTokensDetails, RequestMetrics, Usage
 from octavo.server.sampling import Resolved
 from octavo.server.service import Service
 
@@ -37,6 +37,7 @@ class Answer:
         self._cached_tokens: dict[int, int] = {}
         self._max_tokens: int | None = None
         self._generated: defaultdict[int, int] = defaultdict(int)
+        self._timings: list[Timings] = []
         self._started = time.monotonic()
 
     def submit(
@@ -94,6 +95,8 @@ class Answer:
         self._generated[choice] += event.num_tokens
         if event.finish_reason is not None:
             self._cached_tokens[prompt] = event.num_cached_tokens
+            if event.timings is not None and event.timings.first_token:
+                self._timings.append(event.timings)
             self.service.metrics.saw_finish(
                 event.finish_reason, event.timings, self._prompt_tokens.get(prompt, 0), self._generated[choice]
             )
@@ -106,13 +109,29 @@ class Answer:
             prompt_tokens, prompt_tokens + self.completion_tokens, self.completion_tokens, cached if details else UNSET
         )
 
+    def metrics(self) -> RequestMetrics | UnsetType:
+        """The times of the choices that have ended, when the server is to tell them."""
+        times = self._timings
+        if not self.service.config.enable_per_request_metrics or not times:
+            return UNSET
+        arrival, scheduled = min(each.arrival for each in times), min(each.scheduled for each in times)
+        first, last = min(each.first_token for each in times), max(each.last_token for each in times)
+        gaps = self.completion_tokens - len(times)
+        return RequestMetrics(
+            time_to_first_token_ms=1e3 * (first - arrival),
+            generation_time_ms=1e3 * (last - first),
+            queue_time_ms=1e3 * (scheduled - arrival),
+            mean_itl_ms=1e3 * sum(each.last_token - each.first_token for each in times) / gaps if gaps > 0 else None,
+            tokens_per_second=self.completion_tokens / (last - scheduled) if last > scheduled else None,
+        )
+
     def log_start(self, route: str, peer: str | None) -> None:
-        if self.service.log_requests:
+        if self.service.config.enable_log_requests:
             shown = (printable(self.id), printable(self.model), self.num_prompts, self.n)
             logger.info("%s from %s: %s model=%s prompts=%d n=%d", route, peer, *shown)
 
     def log_end(self, how: str) -> None:
-        if self.service.log_requests:
+        if self.service.config.enable_log_requests:
             seconds = time.monotonic() - self._started
             usage = self.usage()
             shown = (usage.prompt_tokens, usage.completion_tokens, seconds)

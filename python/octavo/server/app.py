@@ -119,8 +119,8 @@ class Server:
             max_model_len=start.memory.max_model_len,
             vocab_size=start.vocab_size,
             priorities=engine.scheduler.policy == "priority",
-            log_requests=config.enable_log_requests,
             request_timeout=config.request_timeout or inf,
+            config=config,
         )
 
     async def run(self) -> int:

@@ -22,7 +22,7 @@ async def post_chat_completion(request: web.Request) -> web.StreamResponse:
     service.health.check_serving()
     chat = chat_request(await read_object(request))
     model = service.model_name(chat.model)
-    options = check_options(chat.stream, chat.stream_options)
+    options = check_options(service, chat.stream, chat.stream_options)
     identity = f"chatcmpl-{request_id(request, chat.request_id)}"
     with service.open_stream(chat.timeout) as stream:
         conversation = await Conversation.start(service, chat, stream, id=identity, model=model)
@@ -30,7 +30,9 @@ async def post_chat_completion(request: web.Request) -> web.StreamResponse:
         answer.log_start("chat", request.remote)
         logprobs = None
         if chat.logprobs:
-            formatter = LogprobFormatter(service.texts, chat.top_logprobs, as_token_ids=chat.return_tokens_as_token_ids)
+            formatter = LogprobFormatter(
+                service.texts, chat.top_logprobs, as_token_ids=service.tokens_as_ids(chat.return_tokens_as_token_ids)
+            )
             logprobs = formatter.chat
         form = ChatForm(chat, answer)
         if chat.stream:
@@ -55,7 +57,7 @@ class ChatForm:
         self.answer = answer
         last = chat.messages[-1]
         goes_on = chat.continue_final_message or chat.add_generation_prompt is False
-        self.role = last["role"] if goes_on else "assistant"
+        self.role = last["role"] if goes_on else answer.service.config.response_role
         self.echo = ""
         if chat.echo and last["role"] == self.role:
             self.echo = joined_text(check_message("messages", last))
@@ -97,5 +99,6 @@ class ChatForm:
                 for index, message in enumerate(messages)
             ],
             usage=answer.usage(),
+            metrics=answer.metrics(),
             prompt_token_ids=answer.prompt_ids.get(0),
         )

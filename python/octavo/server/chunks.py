@@ -3,8 +3,9 @@
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from octavo.server.protocol import Usage
+from octavo.server.protocol import RequestMetrics, Usage
 
 DONE = b"data: [DONE]\n\n"
 NULL = b"null"
@@ -75,6 +76,7 @@ class ChunkEncoder:
         parts.append(b"}\n\n")
         return b"".join(parts)
 
-    def usage(self, usage: Usage) -> bytes:
+    def usage(self, usage: Usage, metrics: RequestMetrics | UnsetType = UNSET) -> bytes:
         """The chunk without choices that ends a stream whose client asked for usage."""
-        return b'%b,"choices":[],"usage":%b}\n\n' % (self._start, encode(usage))
+        times = b"" if metrics is UNSET else b',"metrics":' + encode(metrics)
+        return b'%b,"choices":[],"usage":%b%b}\n\n' % (self._start, encode(usage), times)

@@ -31,7 +31,7 @@ async def post_completion(request: web.Request) -> web.StreamResponse:
     completion = completion_request(await read_object(request))
     model = service.model_name(completion.model)
     service.check_priority(completion.priority)
-    options = check_options(completion.stream, completion.stream_options)
+    options = check_options(service, completion.stream, completion.stream_options)
     prompts = check_prompts(completion.prompt, service.vocab_size)
     resolved = service.sampling.completion(completion)
     if len(prompts) * completion.n > MAX_CHOICES:
@@ -56,7 +56,9 @@ async def post_completion(request: web.Request) -> web.StreamResponse:
         logprobs = None
         if completion.logprobs is not None:
             formatter = LogprobFormatter(
-                service.texts, completion.logprobs, as_token_ids=completion.return_tokens_as_token_ids
+                service.texts,
+                completion.logprobs,
+                as_token_ids=service.tokens_as_ids(completion.return_tokens_as_token_ids),
             )
             logprobs = formatter.completion
         form = CompletionForm(completion, answer, echoes)
@@ -117,6 +119,7 @@ class CompletionForm:
                 for index, result in enumerate(results)
             ],
             usage=answer.usage(),
+            metrics=answer.metrics(),
         )
 
 

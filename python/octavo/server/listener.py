@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from octavo.config import ServerConfig
 from octavo.errors import OctavoError
+from octavo.server.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class Listener:
         """Raises ListenError."""
         self.uds = config.uds
         self._tasks: set[asyncio.Task[None]] = set()
+        self._tls = None if config.ssl_certfile is None else Tls(config)
+        self._handshake_timeout = config.receive_timeout
         self.socket = bind_unix(config.uds) if config.uds is not None else bind_tcp(config.host, config.port)
 
     @property
@@ -42,7 +45,8 @@ class Listener:
         host, port = self.socket.getsockname()[:2]
         if host == "::":
             host = "0.0.0.0"  # noqa: S104  the familiar way to say every interface
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def listen(self, make_protocol: Callable[[], asyncio.Protocol]) -> None:
         """Gives every connection a protocol, from now on. Raises ListenError when another process was faster."""
@@ -72,8 +76,17 @@ class Listener:
             task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # it has gone already
-            await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):  # it has gone already, or speaks no TLS
+            if self._tls is None:
+                await loop.connect_accepted_socket(self._make_protocol, connection)
+            else:
+                await loop.connect_accepted_socket(
+                    self._make_protocol,
+                    connection,
+                    ssl=self._tls.context(),
+                    ssl_handshake_timeout=self._handshake_timeout,
+                )
 
     def _resume(self) -> None:
         if self.socket.fileno() >= 0:

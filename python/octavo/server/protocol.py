@@ -60,7 +60,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     request_id: RequestId | None = None
     cache_salt: Annotated[str, Meta(max_length=4096)] = ""
     return_token_ids: bool = False
-    return_tokens_as_token_ids: bool = False
+    return_tokens_as_token_ids: bool | None = None
     best_of: Int32 | None = None
     repetition_detection: RepetitionDetection | None = None
     spaces_between_special_tokens: bool = True
@@ -122,6 +122,20 @@ class Usage(msgspec.Struct):
     prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
 
 
+class RequestMetrics(msgspec.Struct):
+    """The times of one request; with several choices, from the first to the last of them."""
+
+    time_to_first_token_ms: float
+    generation_time_ms: float
+    """From the first token to the last."""
+    queue_time_ms: float
+    mean_itl_ms: float | None
+    """Between two tokens of a choice."""
+    tokens_per_second: float | None
+    """Generated since the request was scheduled."""
+    speculative_decoding: None = None
+
+
 class TopLogprob(msgspec.Struct):
     token: str
     logprob: float
@@ -179,6 +193,7 @@ class ChatResponse(msgspec.Struct):
     prompt_logprobs: None = None
     prompt_token_ids: list[int] | None = None
     kv_transfer_params: None = None
+    metrics: RequestMetrics | UnsetType = UNSET
 
 
 class CompletionChoice(msgspec.Struct):
@@ -202,6 +217,7 @@ class CompletionResponse(msgspec.Struct):
     service_tier: None = None
     system_fingerprint: None = None
     kv_transfer_params: None = None
+    metrics: RequestMetrics | UnsetType = UNSET
 
 
 class Load(msgspec.Struct):

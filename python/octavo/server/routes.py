@@ -6,12 +6,13 @@ from aiohttp import web
 
 import octavo
 from octavo.config import ServerConfig
-from octavo.server import fields
+from octavo.server import fields, request_id
 from octavo.server.admin import ADMIN, ADMIN_ROUTES, Admin
 from octavo.server.auth import require_key
 from octavo.server.chat import post_chat_completion
 from octavo.server.completions import post_completion
 from octavo.server.connections import CONNECTIONS, Connections
+from octavo.server.cors import Cors
 from octavo.server.documents import DOCUMENTS, Documents, get_docs, get_openapi
 from octavo.server.health import HEALTH, get_health
 from octavo.server.metrics import METRICS, get_metrics
@@ -106,9 +107,15 @@ def routes_for(config: ServerConfig) -> list[Route]:
 
 def build_app(service: Service, config: ServerConfig, supervisor: Supervisor) -> web.Application:
     """Call it on the running event loop."""
+    cors = Cors(config) if config.allowed_origins else None
     app = web.Application(
-        middlewares=[observe, catch_errors, require_key(config)], client_max_size=config.max_body_bytes
+        middlewares=[observe, *([cors.middleware()] if cors else []), catch_errors, require_key(config)],
+        client_max_size=config.max_body_bytes,
     )
+    if cors is not None:
+        app.on_response_prepare.append(cors.add_headers)
+    if config.enable_request_id_headers:
+        app.on_response_prepare.append(request_id.add_header)
     app[SERVICE] = service
     app[HEALTH] = service.health
     app[METRICS] = service.metrics

@@ -7,6 +7,7 @@ from math import inf
 from aiohttp import web
 
 from octavo._core import Tokenizer
+from octavo.config import ServerConfig
 from octavo.server.engine_client import EngineClient, Stream
 from octavo.server.errors import ApiError, printable
 from octavo.server.health import Health
@@ -32,9 +33,9 @@ class Service:
     vocab_size: int
     priorities: bool
     """Whether the scheduler's policy looks at priorities."""
-    log_requests: bool
     request_timeout: float
     """Seconds that a request may take."""
+    config: ServerConfig
     created: int = field(default_factory=lambda: int(time.time()))
 
     def model_name(self, asked: str | None) -> str:
@@ -48,6 +49,10 @@ class Service:
     def check_priority(self, priority: int) -> None:
         if priority and not self.priorities:
             raise ApiError(400, "priority: needs a server with --scheduling-policy priority.", "priority")
+
+    def tokens_as_ids(self, asked: bool | None) -> bool:
+        """Whether log-probabilities name tokens as `token_id:N`."""
+        return self.config.return_tokens_as_token_ids if asked is None else asked
 
     def open_stream(self, timeout: float | None) -> Stream:
         """For one request, with the time that it asks for, if that is less. Raises ApiError 400."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Protocol
 
+import msgspec
 from aiohttp import web
 
 from octavo._core import Accepted, Delta, Failed
@@ -20,11 +21,13 @@ from octavo.server.chunks import DONE, ChunkEncoder
 from octavo.server.engine_client import Event
 from octavo.server.errors import ApiError
 from octavo.server.protocol import StreamOptions
+from octavo.server.service import Service
 
 logger = logging.getLogger(__name__)
 
 ADMISSION_SECONDS = 1.0
 """How long the status line waits for a first token. The engine refuses within a step; a queue may take longer."""
+KEEP_ALIVE = b": keep-alive\n\n"
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -48,13 +51,12 @@ class EventEncoder(Protocol):
         ...
 
 
-def check_options(stream: bool, options: StreamOptions | None) -> StreamOptions:
+def check_options(service: Service, stream: bool, options: StreamOptions | None) -> StreamOptions:
     """Raises ApiError 400 for options of a stream that is none."""
-    if options is None:
-        return StreamOptions()
-    if not stream:
+    if options is not None and not stream:
         raise ApiError(400, "stream_options: needs stream to be true.", "stream_options")
-    return options
+    forced = {"include_usage": True} if stream and service.config.enable_force_include_usage else {}
+    return msgspec.structs.replace(options or StreamOptions(), **forced)
 
 
 async def admitted(answer: Answer) -> list[Event]:
@@ -89,6 +91,7 @@ async def send(request: web.Request, answer: Answer, encoder: EventEncoder) -> w
         answer.stream.on_overflow = request.transport.abort
     await response.prepare(request)
     out: list[bytes] = []
+    keep_alive = answer.service.config.sse_keep_alive_interval
     try:
         while True:
             encoder.encode(events, out)
@@ -99,6 +102,9 @@ async def send(request: web.Request, answer: Answer, encoder: EventEncoder) -> w
                 await response.write(b"".join(out))
                 answer.stream.writing_since = inf
                 out.clear()
+            if keep_alive:
+                while not await answer.stream.wait(keep_alive):
+                    await response.write(KEEP_ALIVE)
             events = await answer.stream.next()
         out += encoder.end()
         how = "streamed"
@@ -173,7 +179,7 @@ class ChunkStream:
         )
 
     def end(self) -> list[bytes]:
-        return [self.chunks.usage(self.answer.usage()), DONE] if self._include_usage else [DONE]
+        return [self.chunks.usage(self.answer.usage(), self.answer.metrics()), DONE] if self._include_usage else [DONE]
 
     def error(self, error: ApiError) -> list[bytes]:
         return [b"data: ", error.body(), b"\n\n", DONE]
