@@ -191,7 +191,7 @@ async def test_tls(tmp_path: Path) -> None:
             writer.close()
         with pytest.warns(DeprecationWarning):
             trust.maximum_version = trust.minimum_version = ssl.TLSVersion.TLSv1_1
-        with pytest.raises(OSError, match="PROTOCOL|NO_CIPHERS|NO_PROTOCOLS|VERSION"):
+        with pytest.raises(OSError, match=r"PROTOCOL|CIPHERS|VERSION"):
             await asyncio.open_connection(host, int(port), ssl=trust)
         # New connections get a new certificate.
         shutil.copyfile(theirs, certificate)
