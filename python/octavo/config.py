@@ -199,6 +199,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     served_model_names: tuple[str, ...] = ()
     chat_template: str | None = None
     """A file, or the template itself. None: the model's."""
+    enable_responses_store: bool = False
+    """Keep the answers of /v1/responses, in memory, for clients that come back to them."""
+    responses_store_bytes: int = 256 << 20
+    """All that is kept, at most; the answers longest unused are forgotten first."""
     enable_log_requests: bool = False
     stream_interval: int = 1
     """Tokens of a choice between two chunks of its stream, unless the request says."""
@@ -217,6 +221,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         _check("stream_interval", self.stream_interval, at_least=1)
         if not 0 <= self.request_timeout < float("inf"):
             raise ValueError(f"request_timeout: must be 0 or more seconds, not {self.request_timeout}")
+        _check("responses_store_bytes", self.responses_store_bytes, at_least=1)
         for name in ("api_keys", "admin_api_keys"):
             if not all(getattr(self, name)):
                 raise ValueError(f"{name}: a key must not be empty")

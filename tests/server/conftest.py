@@ -21,7 +21,7 @@ def long_server() -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="session")
 def model_server() -> Iterator[ServerProcess]:
-    with ServerProcess({"backend": "model"}) as server:
+    with ServerProcess({"backend": "model"}, {"enable_responses_store": True}) as server:
         yield server
 
 

@@ -291,6 +291,18 @@ FLAGS: tuple[Flag, ...] = (
         target="server.request_timeout",
         help="seconds that a request may take, unless it says less; 0: any time",
     ),
+    Flag(
+        name="enable-responses-store",
+        kind=BOOL,
+        target="server.enable_responses_store",
+        help="keep answers of /v1/responses in memory: for previous_response_id, background, get and delete",
+    ),
+    Flag(
+        name="responses-store-bytes",
+        kind=SIZE,
+        target="server.responses_store_bytes",
+        help="memory for them, at most; those longest unused are forgotten first",
+    ),
     Flag(name="enable-log-requests", kind=BOOL, target="server.enable_log_requests", help="log each request"),
     Flag(
         name="shutdown-timeout",

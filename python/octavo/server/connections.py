@@ -68,6 +68,10 @@ class Connections:
         timer = self._silent.pop(request.protocol, None)
         if timer is not None:
             timer.cancel()
+        self.hold(works)
+
+    def hold(self, works: bool) -> None:
+        """Something is in progress, until `end`: a request, or what one has left to be done."""
         self.num_active += 1
         self.num_working += works
         self.idle.clear()

@@ -67,13 +67,7 @@ class Conversation:
         """Renders the messages and sends the prompt to the engine. Raises ApiError 400 that names the field."""
         service.check_priority(chat.priority)
         resolved = service.sampling.chat(chat)
-        prompt = await render(
-            service,
-            chat.messages,
-            add_generation_prompt=chat.add_generation_prompt,
-            continue_final_message=chat.continue_final_message,
-            kwargs=chat.chat_template_kwargs,
-        )
+        prompt = await prompt_of(service, chat)
         answer = Answer(service, stream, id=id, model=model, n=chat.n)
         answer.submit(
             prompt,
@@ -120,6 +114,17 @@ class Conversation:
                     raise answer.fail(event)
         answer.log_end("answered")
         return [builder.finish() for builder in builders]
+
+
+async def prompt_of(service: Service, chat: ChatRequest) -> str:
+    """The text that the model goes on with. Raises ApiError 400 that names the field."""
+    return await render(
+        service,
+        chat.messages,
+        add_generation_prompt=chat.add_generation_prompt,
+        continue_final_message=chat.continue_final_message,
+        kwargs=chat.chat_template_kwargs,
+    )
 
 
 class MessageBuilder:

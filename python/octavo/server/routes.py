@@ -8,6 +8,7 @@ import octavo
 from octavo.config import ServerConfig
 from octavo.server import fields, request_id
 from octavo.server.admin import ADMIN, ADMIN_ROUTES, Admin
+from octavo.server.anthropic.routes import MESSAGES_ROUTES
 from octavo.server.auth import require_key
 from octavo.server.chat import post_chat_completion
 from octavo.server.completions import post_completion
@@ -32,6 +33,8 @@ from octavo.server.protocol import (
     TokenizeResponse,
     Version,
 )
+from octavo.server.responses.routes import RESPONSES_ROUTES
+from octavo.server.responses.store import STORE, Store
 from octavo.server.route import Access, Route, add_routes
 from octavo.server.service import SERVICE, Service
 from octavo.server.supervisor import Supervisor
@@ -92,6 +95,8 @@ ROUTES: tuple[Route, ...] = (
         fields=fields.DETOKENIZE,
         answer=DetokenizeResponse,
     ),
+    *RESPONSES_ROUTES,
+    *MESSAGES_ROUTES,
 )
 DOCUMENT_ROUTES: tuple[Route, ...] = (
     Route("GET", "/openapi.json", get_openapi, answer=dict[str, Any]),
@@ -120,6 +125,7 @@ def build_app(service: Service, config: ServerConfig, supervisor: Supervisor) ->
     app[HEALTH] = service.health
     app[METRICS] = service.metrics
     app[ADMIN] = Admin(supervisor, config)
+    app[STORE] = Store(config.responses_store_bytes if config.enable_responses_store else 0)
     app[CONNECTIONS] = Connections(config.receive_timeout)
     routes = routes_for(config)
     app[DOCUMENTS] = Documents(routes, config)
