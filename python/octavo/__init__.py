@@ -1,7 +1,7 @@
 """octavo serves large language models.
 
-`LLM` answers from Python; `octavo serve` answers over HTTP. Names are imported when first used: importing octavo loads
-neither torch nor aiohttp.
+`LLM` answers from Python, `AsyncLLM` inside an event loop; `octavo serve` answers over HTTP. Names are imported when
+first used: importing octavo loads neither torch nor aiohttp.
 """
 
 from importlib import import_module
@@ -9,30 +9,51 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from octavo._core import __version__
+    from octavo.async_llm import AsyncLLM, AsyncLLMEngine
+    from octavo.engine_args import AsyncEngineArgs, EngineArgs
+    from octavo.errors import EngineDeadError
     from octavo.inputs import TextPrompt, TokensPrompt
     from octavo.llm import LLM
+    from octavo.llm_engine import LLMEngine
+    from octavo.models.registry import ModelRegistry
     from octavo.outputs import CompletionOutput, RequestOutput
-    from octavo.sampling import SamplingParams
+    from octavo.sampling import RequestOutputKind, SamplingParams
+
+_MODULES = {
+    "LLM": "octavo.llm",
+    "LLMEngine": "octavo.llm_engine",
+    "AsyncLLM": "octavo.async_llm",
+    "AsyncLLMEngine": "octavo.async_llm",
+    "EngineArgs": "octavo.engine_args",
+    "AsyncEngineArgs": "octavo.engine_args",
+    "EngineDeadError": "octavo.errors",
+    "ModelRegistry": "octavo.models.registry",
+    "TextPrompt": "octavo.inputs",
+    "TokensPrompt": "octavo.inputs",
+    "CompletionOutput": "octavo.outputs",
+    "RequestOutput": "octavo.outputs",
+    "RequestOutputKind": "octavo.sampling",
+    "SamplingParams": "octavo.sampling",
+    "__version__": "octavo._core",
+}
 
 __all__ = [
     "LLM",
+    "AsyncEngineArgs",
+    "AsyncLLM",
+    "AsyncLLMEngine",
     "CompletionOutput",
+    "EngineArgs",
+    "EngineDeadError",
+    "LLMEngine",
+    "ModelRegistry",
     "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams",
     "TextPrompt",
     "TokensPrompt",
     "__version__",
 ]
-
-_MODULES = {
-    "LLM": "octavo.llm",
-    "TextPrompt": "octavo.inputs",
-    "TokensPrompt": "octavo.inputs",
-    "CompletionOutput": "octavo.outputs",
-    "RequestOutput": "octavo.outputs",
-    "SamplingParams": "octavo.sampling",
-    "__version__": "octavo._core",
-}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,59 +1,131 @@
-"""From a front end's events to finished `RequestOutput`s."""
+"""From a front end's events to `RequestOutput`s.
 
-import time
+`take` keeps what an event brings. `news` gives the outputs that have changed, as each request's RequestOutputKind says;
+`pop` gives finished ones. Who streams calls `news` after every batch of events, who waits calls `pop` at the end.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from octavo._core import Accepted, Delta, Failed, Tokenizer
+from octavo.errors import EngineDeadError
 from octavo.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+from octavo.sampling import RequestOutputKind
+
+if TYPE_CHECKING:
+    from octavo.server.metrics import Metrics
+
+
+@dataclass(slots=True)
+class _Request:
+    output: RequestOutput
+    kind: RequestOutputKind
+    seen: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Choice → how much of its text and of its tokens `news` has given."""
 
 
 class Collector:
-    """Puts the events of one call together to outputs."""
+    """Puts the events of requests together to outputs."""
 
-    def __init__(self, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, tokenizer: Tokenizer | None, metrics: "Metrics | None" = None) -> None:
+        """`metrics` is told of every choice that ends."""
         self._tokenizer = tokenizer
-        self._outputs: dict[int, RequestOutput] = {}
+        self._metrics = metrics
+        self._requests: dict[int, _Request] = {}
+        self._changed: dict[int, set[int]] = {}
+        """Request → choices with something new since the last `news`."""
         self.pending: set[int] = set()
-        self.failure: Exception | None = None
-        """Of the first request that failed: ValueError for what the caller can put right, else RuntimeError."""
-        self._num_tokens = 0
-        self._began = time.monotonic()
+        """Requests that have not ended."""
+        self.failures: dict[int, Exception] = {}
+        """Of requests that failed: ValueError for what the caller can put right, else RuntimeError."""
+        self.num_tokens = 0
 
-    def open(self, request: int, prompt: str | None, n: int) -> None:
+    def open(
+        self,
+        request: int,
+        prompt: str | None,
+        n: int,
+        *,
+        request_id: str | None = None,
+        kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY,
+    ) -> None:
         choices = [CompletionOutput(index=index) for index in range(n)]
-        self._outputs[request] = RequestOutput(str(request), prompt, [], choices)
+        output = RequestOutput(str(request) if request_id is None else request_id, prompt, [], choices)
+        self._requests[request] = _Request(output, kind)
         self.pending.add(request)
 
     def take(self, event: Accepted | Delta | Failed) -> bool:
         """True when the event was a request's last one."""
         if isinstance(event, Failed):
-            self.pending.discard(event.request)
-            if self.failure is None:
-                message = f"{event.param}: {event.message}" if event.param else event.message
-                self.failure = ValueError(message) if event.reason == "invalid" else RuntimeError(message)
-            return True
-        output = self._outputs.get(event.request)
-        if output is None:
+            return self._fail(event)
+        request = self._requests.get(event.request)
+        if request is None:
             return False
+        output = request.output
         if isinstance(event, Accepted):
             output.prompt_token_ids = event.prompt_token_ids
             return False
         self._append(output, event)
-        if event.finish_reason is None or not all(choice.finished() for choice in output.outputs):
+        if request.kind is not RequestOutputKind.FINAL_ONLY:
+            self._changed.setdefault(event.request, set()).add(event.index)
+        if event.finish_reason is None:
+            return False
+        if self._metrics is not None:
+            generated = len(output.outputs[event.index].token_ids)
+            self._metrics.saw_finish(event.finish_reason, event.timings, len(output.prompt_token_ids), generated)
+        if not all(choice.finished() for choice in output.outputs):
             return False
         output.finished = True
         self.pending.discard(event.request)
+        if request.kind is RequestOutputKind.FINAL_ONLY:
+            self._changed.setdefault(event.request, set())
         return True
 
-    def speed(self) -> str:
-        return f"{self._num_tokens / max(time.monotonic() - self._began, 1e-9):.1f} tokens/s"
+    def is_accepted(self, request: int) -> bool:
+        """Whether the prompt of an open request has been tokenized and taken."""
+        return request in self._requests and bool(self._requests[request].output.prompt_token_ids)
 
-    def results(self) -> list[RequestOutput]:
-        return list(self._outputs.values())
+    def news(self) -> list[RequestOutput]:
+        """Each request that has changed, as its kind wants it; what has finished is forgotten here."""
+        changed, self._changed = self._changed, {}
+        outputs = []
+        for number, choices in changed.items():
+            request = self._requests[number]
+            outputs.append(_shown(request, choices))
+            if request.output.finished:
+                del self._requests[number]
+        return outputs
+
+    def pop(self, requests: Iterable[int]) -> list[RequestOutput]:
+        """The outputs of these requests, which have ended, in their order."""
+        outputs = []
+        for number in requests:
+            self._changed.pop(number, None)
+            outputs.append(self._requests.pop(number).output)
+        return outputs
+
+    def forget(self, requests: Iterable[int]) -> None:
+        """Nobody will ask for these any more; they have ended."""
+        for number in requests:
+            self._requests.pop(number, None)
+            self._changed.pop(number, None)
+            self.failures.pop(number, None)
+
+    def _fail(self, event: Failed) -> bool:
+        if self._requests.pop(event.request, None) is None:
+            return False
+        self.pending.discard(event.request)
+        self._changed.pop(event.request, None)
+        self.failures[event.request] = failure(event)
+        if self._metrics is not None:
+            self._metrics.saw_failure(event.reason)
+        return True
 
     def _append(self, output: RequestOutput, delta: Delta) -> None:
         choice = output.outputs[delta.index]
         token_ids = delta.token_ids
-        self._num_tokens += len(token_ids)
+        self.num_tokens += len(token_ids)
         choice.token_ids += token_ids
         choice.text += delta.text
         if delta.logprobs is not None:
@@ -75,3 +147,38 @@ class Collector:
 
     def _spell(self, token: int) -> str | None:
         return None if self._tokenizer is None else self._tokenizer.decode([token], skip_special_tokens=False)
+
+
+def failure(event: Failed) -> Exception:
+    """What a caller in Python gets for a request that failed."""
+    if event.reason == "engine_died":
+        return EngineDeadError()
+    message = f"{event.param}: {event.message}" if event.param else event.message
+    return ValueError(message) if event.reason == "invalid" else RuntimeError(message)
+
+
+def _shown(request: _Request, changed: set[int]) -> RequestOutput:
+    """The output as its kind wants it. What goes on growing is copied."""
+    output = request.output
+    if request.kind is RequestOutputKind.FINAL_ONLY:
+        return output
+    if request.kind is RequestOutputKind.CUMULATIVE:
+        copies = [replace(each, token_ids=list(each.token_ids), logprobs=_from(each, 0)) for each in output.outputs]
+        return replace(output, outputs=copies)
+    parts = []
+    for index in sorted(changed):
+        choice = output.outputs[index]
+        characters, tokens = request.seen.get(index, (0, 0))
+        request.seen[index] = (len(choice.text), len(choice.token_ids))
+        new = replace(
+            choice,
+            text=choice.text[characters:],
+            token_ids=choice.token_ids[tokens:],
+            logprobs=_from(choice, tokens),
+        )
+        parts.append(new)
+    return replace(output, outputs=parts)
+
+
+def _from(choice: CompletionOutput, start: int) -> list[dict[int, Logprob]] | None:
+    return None if choice.logprobs is None else choice.logprobs[start:]

@@ -17,3 +17,10 @@ class TemplateError(OctavoError, ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class EngineDeadError(OctavoError):
+    """The engine has ended, and with it every request that it had: make a new one."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine has ended; what it printed says why")

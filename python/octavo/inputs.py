@@ -41,13 +41,14 @@ class Input:
 def parse_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Input]:
     """A list of token ids is one prompt; any other list is one prompt an item. ValueError for anything else."""
     if isinstance(prompts, str | Mapping) or _is_token_ids(prompts):
-        return [_parse(prompts)]
+        return [parse_prompt(prompts)]
     if not isinstance(prompts, Sequence):
         raise ValueError(f"prompts: {type(prompts).__name__} is no prompt and no list of prompts")
-    return [_parse(prompt) for prompt in prompts]
+    return [parse_prompt(prompt) for prompt in prompts]
 
 
-def _parse(prompt: Any) -> Input:
+def parse_prompt(prompt: Any) -> Input:
+    """One prompt. ValueError when it is none."""
     if isinstance(prompt, str):
         return Input(prompt, None)
     if _is_token_ids(prompt):

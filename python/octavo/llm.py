@@ -1,42 +1,25 @@
 """`LLM`: many prompts at once, in this process, without a server.
 
-The same engine and front end as under the server, joined by an in-process ring. `generate` submits every prompt, then
-turns the engine's loop itself until all have ended.
+`generate` submits every prompt to an `LLMEngine`, then turns it until all have ended.
 """
 
-import difflib
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
 
 from tqdm import tqdm
 
-from octavo._core import Endpoint, Frontend, Tokenizer
-from octavo.collect import Collector
-from octavo.config import (
-    DTYPE_SPELLINGS,
-    KV_CACHE_DTYPE_SPELLINGS,
-    CacheConfig,
-    Device,
-    DeviceConfig,
-    Dtype,
-    EngineConfig,
-    Executor,
-    KvCacheDtype,
-    LoadFormat,
-    ModelConfig,
-    ParallelConfig,
-    Quantization,
-    SchedulerConfig,
-    SchedulingPolicy,
-)
-from octavo.engine.build import build_engine
-from octavo.engine.loop import EngineLoop
-from octavo.engine.start import prepare
+from octavo.config import EngineConfig
+from octavo.engine_args import EngineArgs
 from octavo.inputs import Input, Prompt, TextPrompt, TokensPrompt, parse_prompts
+from octavo.llm_engine import LLMEngine, unbounded
 from octavo.outputs import RequestOutput
 from octavo.sampling import SamplingParams
+from octavo.tokenizer import ModelTokenizer
+
+if TYPE_CHECKING:
+    from octavo.metrics_reader import Metric
 
 __all__ = ["LLM", "TextPrompt", "TokensPrompt"]
 
@@ -47,121 +30,31 @@ Progress = bool | Callable[..., Any]
 
 T = TypeVar("T")
 
-UNBOUNDED_QUEUE = 2**31 - 1
-"""Nobody else waits here: every prompt of a call is admitted."""
-
-ACCEPTED_WITHOUT_EFFECT: Mapping[str, Any] = {
-    "tokenizer_mode": ("auto", "hf", "fast"),
-    "disable_log_stats": (True, False),
-    "swap_space": (0, 4),
-    "cpu_offload_gb": (0,),
-    "skip_tokenizer_init": (False,),
-    "runner": ("auto", "generate"),
-    "task": ("auto", "generate"),
-}
-"""Arguments of vLLM's `LLM`, with the values that ask for what octavo does anyway."""
-
 
 class LLM:
-    """A model in this process. Use it from one thread at a time.
+    """A model in this process. Use it from one thread at a time."""
 
-    The arguments are vLLM's. TypeError for an unknown one, ValueError for one that octavo does not do yet, ModelError
-    (with one line to show) for a model that cannot be used.
-    """
+    def __init__(self, model: str, *, chat_template: str | None = None, **options: Any) -> None:
+        """`options` are those of `EngineArgs`, by vLLM's names; `chat_template` replaces the model's.
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        tokenizer: str | None = None,
-        trust_remote_code: bool = False,
-        tensor_parallel_size: int = 1,
-        pipeline_parallel_size: int = 1,
-        dtype: Dtype = "auto",
-        quantization: Quantization | None = None,
-        revision: str | None = None,
-        seed: int = 0,
-        gpu_memory_utilization: float = 0.92,
-        kv_cache_memory_bytes: int | None = None,
-        num_gpu_blocks_override: int | None = None,
-        max_model_len: int | None = None,
-        max_num_seqs: int = 256,
-        max_num_batched_tokens: int | None = None,
-        max_logprobs: int = 20,
-        block_size: int = 16,
-        kv_cache_dtype: KvCacheDtype = "auto",
-        enable_prefix_caching: bool = True,
-        enable_chunked_prefill: bool = True,
-        long_prefill_token_threshold: int = 0,
-        scheduling_policy: SchedulingPolicy = "fcfs",
-        enforce_eager: bool = False,
-        load_format: LoadFormat = "auto",
-        device: Device = "auto",
-        executor: Executor = "auto",
-        cpu_threads: int | None = None,
-        chat_template: str | None = None,
-        **others: Any,
-    ) -> None:
-        _refuse(others)
-        config = EngineConfig(
-            model=ModelConfig(
-                model=model,
-                tokenizer=tokenizer,
-                revision=revision,
-                dtype=cast(Dtype, DTYPE_SPELLINGS.get(dtype, dtype)),
-                quantization=quantization,
-                max_model_len=max_model_len,
-                load_format=load_format,
-                trust_remote_code=trust_remote_code,
-                seed=seed,
-            ),
-            cache=CacheConfig(
-                block_size=block_size,
-                cache_dtype=cast(KvCacheDtype, KV_CACHE_DTYPE_SPELLINGS.get(kv_cache_dtype, kv_cache_dtype)),
-                enable_prefix_caching=enable_prefix_caching,
-                gpu_memory_utilization=gpu_memory_utilization,
-                kv_cache_memory_bytes=kv_cache_memory_bytes,
-                num_gpu_blocks_override=num_gpu_blocks_override,
-            ),
-            scheduler=SchedulerConfig(
-                max_num_seqs=max_num_seqs,
-                max_num_batched_tokens=max_num_batched_tokens,
-                enable_chunked_prefill=enable_chunked_prefill,
-                policy=scheduling_policy,
-                max_num_queued_reqs=UNBOUNDED_QUEUE,
-                long_prefill_token_threshold=long_prefill_token_threshold,
-                max_logprobs=max_logprobs,
-            ),
-            device=DeviceConfig(device=device, executor=executor, cpu_threads=cpu_threads, enforce_eager=enforce_eager),
-            parallel=ParallelConfig(
-                tensor_parallel_size=tensor_parallel_size, pipeline_parallel_size=pipeline_parallel_size
-            ),
+        TypeError for an unknown one, ValueError for one that octavo does not do yet, ModelError (with one line to show)
+        for a model that cannot be used.
+        """
+        arguments = EngineArgs(model, **{"disable_log_stats": True, **options})
+        self.llm_engine = LLMEngine(
+            unbounded(arguments), log_stats=not arguments.disable_log_stats, chat_template=chat_template
         )
-        self._open(config, chat_template)
+        self._enqueued: list[int] = []
 
     @classmethod
     def from_config(cls, config: EngineConfig) -> Self:
         """From octavo's own configuration; the null backend is reached so."""
         llm = cls.__new__(cls)
-        llm._open(config, None)
+        llm.llm_engine = LLMEngine(config)
+        llm._enqueued = []
         return llm
 
-    def _open(self, config: EngineConfig, chat_template: str | None) -> None:
-        prepared = prepare(config)
-        self.config = config
-        self._checkpoint = prepared.checkpoint
-        self._generation_config = prepared.generation_config
-        self._chat_template = chat_template
-        self._tokenizer = None if prepared.checkpoint is None else prepared.checkpoint.tokenizer()
-        front, back = Endpoint.pair()
-        self._engine, self._backend = build_engine(prepared.start, back)
-        self._loop = EngineLoop(self._engine, self._backend)
-        self._frontend = Frontend(
-            front,
-            self._tokenizer,
-            max_model_len=prepared.start.memory.max_model_len,
-            vocab_size=prepared.start.vocab_size,
-        )
+    # ------------------------------------------------------------ text
 
     def generate(
         self,
@@ -171,19 +64,62 @@ class LLM:
         use_tqdm: Progress = True,
         lora_request: None = None,
         priority: Sequence[int] | None = None,
-        tokenization_kwargs: None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """The finished outputs, in the order of the prompts.
 
         `sampling_params` is one for all, or one for each prompt; None takes the model's defaults. ValueError for a
         prompt or a parameter that cannot be served: nothing of the call runs on then, and the next call may follow.
         """
-        for name, value in (("lora_request", lora_request), ("tokenization_kwargs", tokenization_kwargs)):
-            if value is not None:
-                raise ValueError(f"{name}: octavo does not do this yet")
-        return self._run(parse_prompts(prompts), sampling_params, priority, use_tqdm, add_special_tokens=True)
+        special = _tokenization(lora_request, tokenization_kwargs)
+        inputs = parse_prompts(prompts)
+        return self._run(lambda: self._submit(inputs, sampling_params, priority, special), use_tqdm)
 
     def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: Progress = True,
+        *,
+        lora_request: None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        priority: Sequence[int] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """As `generate`, for one conversation or a list of them, through the model's chat template.
+
+        `tools` are for the template; what the model then says is text, which calls nothing.
+        """
+        special = _tokenization(lora_request, tokenization_kwargs, add_special_tokens=False)
+        inputs = self._render(
+            messages,
+            chat_template,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            **(chat_template_kwargs or {}),
+        )
+        return self._run(lambda: self._submit(inputs, sampling_params, priority, special), use_tqdm)
+
+    def enqueue(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: Progress = True,
+        lora_request: None = None,
+        priority: Sequence[int] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Takes prompts as `generate` does, for `wait_for_completion`; returns their request ids."""
+        special = _tokenization(lora_request, tokenization_kwargs)
+        return self._enqueue(self._submit(parse_prompts(prompts), sampling_params, priority, special))
+
+    def enqueue_chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
@@ -192,50 +128,67 @@ class LLM:
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         priority: Sequence[int] | None = None,
-    ) -> list[RequestOutput]:
-        """As `generate`, for one conversation or a list of them, through the model's chat template."""
-        # jinja2 and aiohttp (by the server's errors) are of no use to those who never chat.
-        from octavo.server.errors import ApiError
-        from octavo.server.messages import check_messages
-        from octavo.server.template import ChatTemplate
+    ) -> list[str]:
+        """Takes conversations as `chat` does, for `wait_for_completion`; returns their request ids."""
+        inputs = self._render(
+            messages,
+            chat_template,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            **(chat_template_kwargs or {}),
+        )
+        return self._enqueue(self._submit(inputs, sampling_params, priority, False))
 
-        conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
-        template = ChatTemplate(*self._template(chat_template))
-        inputs = []
-        for conversation in cast(Sequence[Sequence[Message]], conversations):
-            try:
-                checked = check_messages([dict(message) for message in conversation])
-            except ApiError as error:
-                raise ValueError(error.message) from None
-            text = template.render(
-                checked,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                **(chat_template_kwargs or {}),
-            )
-            inputs.append(Input(text, None))
-        return self._run(inputs, sampling_params, priority, use_tqdm, add_special_tokens=False)
+    def wait_for_completion(self, output_type: object = None, *, use_tqdm: Progress = True) -> list[RequestOutput]:
+        """The finished outputs of all that was enqueued, in that order. Raises as `generate`."""
+        enqueued, self._enqueued = self._enqueued, []
+        return self._run(lambda: iter(enqueued), use_tqdm)
 
-    def get_tokenizer(self) -> Tokenizer:
-        if self._tokenizer is None:
-            raise ValueError("there is no tokenizer without a model")
-        return self._tokenizer
+    # ------------------------------------------------------------ state
 
-    def get_default_sampling_params(self) -> SamplingParams:
-        """vLLM's defaults under those of the model's generation_config.json."""
-        return SamplingParams.from_defaults(self._generation_config)
+    def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """Frees the weights and the KV cache until `wake_up`, which loads the weights again."""
+        self.llm_engine.sleep(level, mode)
+
+    def wake_up(self, tags: Sequence[str] | None = None) -> None:
+        """With `tags` ("weights", "kv_cache") the model is loaded when both have been named."""
+        self.llm_engine.wake_up(tags)
 
     def reset_prefix_cache(self) -> bool:
         """Forgets every cached prefix, before the next prompt."""
-        self._frontend.reset_prefix_cache()
-        return True
+        return self.llm_engine.reset_prefix_cache()
+
+    def get_tokenizer(self) -> ModelTokenizer:
+        return self.llm_engine.get_tokenizer()
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """vLLM's defaults under those of the model's generation_config.json."""
+        return SamplingParams.from_defaults(self.llm_engine.generation_config)
+
+    def get_metrics(self) -> list["Metric"]:
+        """The engine's metrics, by vLLM's names. ValueError unless the LLM was made with disable_log_stats=False."""
+        return self.llm_engine.get_metrics()
+
+    @property
+    def model_config(self) -> Any:
+        return self.llm_engine.model_config
+
+    def collective_rpc(self, method: object, *_arguments: Any, **_options: Any) -> NoReturn:
+        raise NotImplementedError("collective_rpc: octavo runs the model in one process; there are no workers to call")
+
+    def start_profile(self, profile_prefix: str | None = None) -> NoReturn:
+        raise NotImplementedError("start_profile: octavo has no profiler of its own; py-spy and perf see its threads")
+
+    def stop_profile(self) -> NoReturn:
+        raise NotImplementedError("stop_profile: octavo has no profiler of its own")
 
     def shutdown(self) -> None:
         """Frees the model and its memory; the object cannot be used afterwards."""
-        for name in ("_frontend", "_backend", "_engine"):
-            self.__dict__.pop(name, None)
+        self.llm_engine.shutdown()
 
     def __enter__(self) -> Self:
         return self
@@ -245,69 +198,100 @@ class LLM:
     ) -> None:
         self.shutdown()
 
-    def _template(self, chat_template: str | None) -> tuple[str, Mapping[str, str]]:
-        """The template's text, and the special tokens that it may name."""
-        if self._checkpoint is None:
-            raise ValueError("there is no chat template without a model")
-        template = chat_template or self._chat_template or self._checkpoint.chat_template
-        if template is None:
-            raise ValueError("chat_template: the model has none; give one")
-        return template, self._checkpoint.special_tokens
+    # ------------------------------------------------------------ on the way
 
-    def _run(
+    def _render(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        chat_template: str | None,
+        **variables: Any,
+    ) -> list[Input]:
+        """The prompt of each conversation."""
+        # jinja2 and aiohttp (by the server's errors) are of no use to those who never chat.
+        from octavo.server.errors import ApiError
+        from octavo.server.messages import check_messages
+        from octavo.server.template import ChatTemplate
+
+        checkpoint = self.llm_engine.checkpoint
+        if checkpoint is None:
+            raise ValueError("there is no chat template without a model")
+        source = chat_template or self.llm_engine.chat_template or checkpoint.chat_template
+        if source is None:
+            raise ValueError("chat_template: the model has none; give one")
+        template = ChatTemplate(source, checkpoint.special_tokens)
+        conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        inputs = []
+        for conversation in cast(Sequence[Sequence[Message]], conversations):
+            try:
+                checked = check_messages([dict(message) for message in conversation])
+            except ApiError as error:
+                raise ValueError(error.message) from None
+            inputs.append(Input(template.render(checked, **variables), None))
+        return inputs
+
+    def _submit(
         self,
         inputs: list[Input],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         priority: Sequence[int] | None,
-        use_tqdm: Progress,
-        *,
         add_special_tokens: bool,
-    ) -> list[RequestOutput]:
+    ) -> Iterator[int]:
+        """Checks all, then submits one after the other."""
         given = self.get_default_sampling_params() if sampling_params is None else sampling_params
         params = _one_each("sampling_params", given, len(inputs))
         priorities = _one_each("priority", 0 if priority is None else priority, len(inputs))
-        if any(priorities) and self.config.scheduler.policy != "priority":
-            raise ValueError("priority: has an effect with scheduling_policy='priority' only")
         samplings = [each.to_core() for each in params]
-        bar = use_tqdm if callable(use_tqdm) else tqdm
-        collector = Collector(self._tokenizer)
+        for item, parameters, sampling, rank in zip(inputs, params, samplings, priorities, strict=True):
+            yield self.llm_engine.submit(
+                item, parameters, sampling=sampling, priority=rank, add_special_tokens=add_special_tokens
+            )
+
+    def _enqueue(self, requests: Iterator[int]) -> list[str]:
+        begun = len(self._enqueued)
         try:
-            for item, parameters, sampling, rank in zip(inputs, params, samplings, priorities, strict=True):
-                request = self._frontend.submit(
-                    item.prompt,
-                    sampling,
-                    add_special_tokens=add_special_tokens,
-                    clamp_max_tokens=True,
-                    priority=rank,
-                    cache_salt=item.cache_salt,
-                )
-                collector.open(request, item.text, parameters.n)
+            self._enqueued.extend(requests)
+        except BaseException:
+            self.llm_engine.finish(self._enqueued[begun:])
+            del self._enqueued[begun:]
+            raise
+        return [str(request) for request in self._enqueued[begun:]]
+
+    def _run(self, submit: Callable[[], Iterable[int]], use_tqdm: Progress) -> list[RequestOutput]:
+        """Turns the engine until all that `submit` submits has ended."""
+        engine, collector = self.llm_engine, self.llm_engine.collector
+        bar = use_tqdm if callable(use_tqdm) else tqdm
+        requests: list[int] = []
+        began, before = time.monotonic(), collector.num_tokens
+        try:
+            requests.extend(submit())
+            pending = set(requests) & collector.pending
             with bar(
-                total=len(inputs), desc="Generating", unit="req", disable=not use_tqdm, dynamic_ncols=True
+                total=len(requests), desc="Generating", unit="req", disable=not use_tqdm, dynamic_ncols=True
             ) as shown:
-                for done in self._turns(collector):
-                    if collector.failure is not None:
-                        raise collector.failure
-                    shown.set_postfix_str(collector.speed(), refresh=False)
-                    shown.update(done)
+                shown.update(len(requests) - len(pending))
+                while pending:
+                    ended = engine.turn()
+                    if ended:
+                        left = pending & collector.pending
+                        speed = (collector.num_tokens - before) / max(time.monotonic() - began, 1e-9)
+                        shown.set_postfix_str(f"{speed:.1f} tokens/s", refresh=False)
+                        shown.update(len(pending) - len(left))
+                        pending = left
+                    if collector.failures:
+                        _raise_failure(collector.failures, requests)
+            if collector.failures:
+                _raise_failure(collector.failures, requests)
         except BaseException:
             # Ctrl-C, or one bad prompt: nothing of this call may run on under the next.
-            for request in collector.pending:
-                self._frontend.abort(request)
-            for _ in self._turns(collector):
-                pass
+            engine.finish(requests)
             raise
-        return collector.results()
+        return collector.pop(requests)
 
-    def _turns(self, collector: Collector) -> Iterator[int]:
-        """Turns the engine until every pending request has ended; yields the number of those that newly have."""
-        while collector.pending:
-            events = self._frontend.drain()
-            if events:
-                yield sum(collector.take(event) for event in events)
-            if collector.pending and not self._loop.turn(timeout=0.0):
-                # Prompts are still being tokenized, or the last tokens turned into text.
-                self._frontend.wait(0.01)
+
+def _raise_failure(failures: Mapping[int, Exception], requests: list[int]) -> None:
+    failed = next((request for request in requests if request in failures), None)
+    if failed is not None:
+        raise failures[failed]
 
 
 def _one_each(name: str, given: T | Sequence[T], count: int) -> Sequence[T]:
@@ -319,13 +303,12 @@ def _one_each(name: str, given: T | Sequence[T], count: int) -> Sequence[T]:
     return given
 
 
-def _refuse(others: Mapping[str, Any]) -> None:
-    known = [name for name in inspect.signature(LLM.__init__).parameters if name not in ("self", "others")]
-    for name, value in others.items():
-        if name in ACCEPTED_WITHOUT_EFFECT:
-            if value not in ACCEPTED_WITHOUT_EFFECT[name]:
-                raise ValueError(f"{name}={value!r}: octavo does not do this yet")
-            continue
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise TypeError(f"LLM: unknown argument {name}, or one that octavo does not have yet{hint}")
+def _tokenization(lora_request: object, kwargs: Mapping[str, Any] | None, add_special_tokens: bool = True) -> bool:
+    """Whether special tokens are added. ValueError for what octavo does not do."""
+    if lora_request is not None:
+        raise ValueError("lora_request: octavo does not do this yet")
+    others = {name: value for name, value in (kwargs or {}).items() if value is not None}
+    special = others.pop("add_special_tokens", add_special_tokens)
+    if others:
+        raise ValueError(f"tokenization_kwargs: octavo does not do {', '.join(sorted(others))} yet")
+    return bool(special)

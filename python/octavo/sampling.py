@@ -4,8 +4,10 @@ The ranges are checked in one place, by `_core.Sampling`. Here stand the names, 
 knows of but does not do yet: these raise instead of being passed over.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from enum import Enum
 from typing import Any, Literal, Self
 
 from octavo._core import Sampling
@@ -27,6 +29,17 @@ NOT_YET: Mapping[str, Any] = {
     "trace_decode_token_ids": None,
 }
 """Parameters that would change the output and that octavo does not do yet, with the value that asks for nothing."""
+
+
+class RequestOutputKind(Enum):
+    """What each output of an engine that streams holds."""
+
+    CUMULATIVE = 0
+    """All that was generated so far."""
+    DELTA = 1
+    """What is new since the last one."""
+    FINAL_ONLY = 2
+    """There is one output, at the end."""
 
 
 @dataclass
@@ -81,8 +94,8 @@ class SamplingParams:
     spaces_between_special_tokens: bool = True
     """False leaves out the spaces that some tokenizers (WordPiece) put between special tokens."""
     include_stop_str_in_output: bool = False
-    output_kind: Any = 0
-    """Has no effect: `LLM` returns finished outputs."""
+    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
+    """For `AsyncLLM` and `LLMEngine`; `LLM` returns finished outputs."""
     stream_interval: int | None = None
     """Tokens between two outputs of a stream."""
     skip_clone: bool = False
@@ -106,6 +119,7 @@ class SamplingParams:
     truncation_side: Literal["left", "right"] = "left"
 
     def __post_init__(self) -> None:
+        self.output_kind = RequestOutputKind(self.output_kind)
         self.to_core()
 
     @classmethod
@@ -116,6 +130,14 @@ class SamplingParams:
         if defaults.get("max_new_tokens") is not None:
             values["max_tokens"] = defaults["max_new_tokens"]
         return cls(**{**values, **given})
+
+    @classmethod
+    def from_optional(cls, **given: Any) -> Self:
+        """As the constructor, where None stands for a default; of `max_tokens` it means the rest of the context."""
+        return cls(**{name: value for name, value in given.items() if value is not None or name == "max_tokens"})
+
+    def clone(self) -> Self:
+        return copy.deepcopy(self)
 
     def to_core(self) -> Sampling:
         """The checked, immutable form that the engine takes."""

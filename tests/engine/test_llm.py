@@ -31,9 +31,9 @@ def llm() -> Iterator[LLM]:
 @pytest.fixture(autouse=True)
 def whole(llm: LLM) -> Iterator[None]:
     yield
-    assert llm._frontend.num_open == 0
-    assert llm._engine.stats.num_used_blocks == 0
-    llm._engine.check_integrity()
+    assert llm.llm_engine.frontend.num_open == 0
+    assert llm.llm_engine.core.stats.num_used_blocks == 0
+    llm.llm_engine.core.check_integrity()
 
 
 def test_outputs_come_in_the_order_of_the_prompts(llm: LLM) -> None:
@@ -102,7 +102,7 @@ def test_priorities_need_the_policy_that_heeds_them(llm: LLM) -> None:
 
 
 def test_an_interrupt_ends_the_requests(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    execute = llm._backend.execute
+    execute = llm.llm_engine.backend.execute
     steps = 0
 
     def interrupted(plan: Any) -> None:
@@ -113,7 +113,7 @@ def test_an_interrupt_ends_the_requests(llm: LLM, monkeypatch: pytest.MonkeyPatc
         execute(plan)
 
     with monkeypatch.context() as patch:
-        patch.setattr(llm._backend, "execute", interrupted)
+        patch.setattr(llm.llm_engine.backend, "execute", interrupted)
         with pytest.raises(KeyboardInterrupt):
             llm.generate([[1], [2]], SamplingParams(max_tokens=200), use_tqdm=False)
     (output,) = llm.generate([[3]], SamplingParams(max_tokens=3), use_tqdm=False)
@@ -189,7 +189,7 @@ from octavo import LLM, SamplingParams
 with LLM(sys.argv[1], load_format="dummy", max_model_len=64) as llm:
     (output,) = llm.generate([1, 2, 3], SamplingParams(max_tokens=4, ignore_eos=True), use_tqdm=False)
     assert len(output.outputs[0].token_ids) == 4
-    assert type(llm._backend).__name__ == "NativeExecutor"
+    assert type(llm.llm_engine.backend).__name__ == "NativeExecutor"
 print(sorted({"torch", "transformers", "gguf", "safetensors", "aiohttp"} & set(sys.modules)))
 """
 

@@ -106,7 +106,7 @@ class Bench:
 
     def close(self) -> None:
         for llm in self.llms.values():
-            llm._engine.check_integrity()
+            llm.llm_engine.core.check_integrity()
             llm.shutdown()
 
 

@@ -101,7 +101,7 @@ def make_llm(request: pytest.FixtureRequest) -> Iterator[Callable[..., LLM]]:
 
     yield make
     for llm in made:
-        llm._engine.check_integrity()
+        llm.llm_engine.core.check_integrity()
         llm.shutdown()
 
 
@@ -149,7 +149,7 @@ def test_after_preemption(reference: Reference, make_llm: Callable[..., LLM]) ->
     """A pool of 20 blocks holds four or five of these requests at their end, so that others must give way."""
     llm = make_llm(num_gpu_blocks_override=20, enable_prefix_caching=False)
     judge(reference, llm.generate(prompts(llm), GREEDY, use_tqdm=False))
-    assert llm._engine.stats.num_preemptions > 0
+    assert llm.llm_engine.core.stats.num_preemptions > 0
 
 
 def test_the_judge_sees_a_wrong_token(reference: Reference, make_llm: Callable[..., LLM]) -> None:

@@ -235,10 +235,10 @@ def test_greedy_tokens_of_an_engine(name: str, tmp_path: Path) -> None:
                 for output in outputs:
                     judge(model, output.prompt_token_ids, output.outputs[0].token_ids)
             if "num_gpu_blocks_override" in options:
-                assert llm._engine.stats.num_preemptions > 0
+                assert llm.llm_engine.core.stats.num_preemptions > 0
             elif not options:
                 assert any(output.num_cached_tokens for output in outputs)
-            llm._engine.check_integrity()
+            llm.llm_engine.core.check_integrity()
 
 
 @pytest.mark.parametrize("block_size", [16, 12, 48])

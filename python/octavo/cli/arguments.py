@@ -56,42 +56,45 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(re.sub(r"^argument (--[\w-]+)(?:/-\w+)?", r"\1", message))
 
     def add_flag(self, flag: Flag | Known) -> None:
-        # `chat -q` is --quick, as in vLLM.
-        free = flag.short is not None and flag.short not in self._option_string_actions
-        names = [f"--{flag.name}", *([flag.short] if flag.short and free else [])]
-        if isinstance(flag, Known) or flag.hidden:
-            text = argparse.SUPPRESS
-        else:
-            shown = flag.default not in (None, (), False)
-            text = (flag.help + (f" (default: {_spell(flag.default)})" if shown else "")).replace("%", "%%")
-        if flag.kind is Kind.BOOL:
-            self.add_argument(
-                *names, dest=flag.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-            )
-            return
-        if flag.kind is Kind.JSON:
-            self.add_argument(
-                *names,
-                dest=flag.name,
-                type=lambda word: _argument(flag, word),
-                action=MergeJson,
-                metavar=flag.kind.value,
-                default=argparse.SUPPRESS,
-                help=text,
-            )
-            return
-        choices = flag.choices if isinstance(flag, Flag) else ()
-        many = flag.kind.is_many
-        self.add_argument(
+        """A value that is not given is absent."""
+        add_flag(self, flag, dest=flag.name, default=argparse.SUPPRESS)
+
+
+def add_flag(parser: argparse.ArgumentParser, flag: Flag | Known, *, dest: str, default: object) -> None:
+    # `chat -q` is --quick, as in vLLM.
+    free = flag.short is not None and flag.short not in parser._option_string_actions
+    names = [f"--{flag.name}", *([flag.short] if flag.short and free else [])]
+    if isinstance(flag, Known) or flag.hidden:
+        text = argparse.SUPPRESS
+    else:
+        shown = flag.default not in (None, (), False)
+        text = (flag.help + (f" (default: {_spell(flag.default)})" if shown else "")).replace("%", "%%")
+    if flag.kind is Kind.BOOL:
+        parser.add_argument(*names, dest=dest, action=argparse.BooleanOptionalAction, default=default, help=text)
+        return
+    if flag.kind is Kind.JSON:
+        parser.add_argument(
             *names,
-            dest=flag.name,
+            dest=dest,
             type=lambda word: _argument(flag, word),
-            nargs="+" if many else None,
-            action="extend" if many else "store",
-            metavar="{" + ",".join(choices) + "}" if choices else flag.kind.value,
-            default=argparse.SUPPRESS,
+            action=MergeJson,
+            metavar=flag.kind.value,
+            default=default,
             help=text,
         )
+        return
+    choices = flag.choices if isinstance(flag, Flag) else ()
+    many = flag.kind.is_many
+    parser.add_argument(
+        *names,
+        dest=dest,
+        type=lambda word: _argument(flag, word),
+        nargs="+" if many else None,
+        action="extend" if many else "store",
+        metavar="{" + ",".join(choices) + "}" if choices else flag.kind.value,
+        default=default,
+        help=text,
+    )
 
 
 class MergeJson(argparse.Action):
@@ -166,7 +169,7 @@ def read_file(path: str) -> Values:
             raise UsageError(f"--config {path}: unknown key {key}{did_you_mean(name, BY_NAME)}")
         if value is not None:
             try:
-                values[name] = _from_yaml(BY_NAME[name], value)
+                values[name] = value_of(BY_NAME[name], value)
             except ValueError as error:
                 raise UsageError(f"--config {path}: {key}: {error}") from None
     return values
@@ -254,7 +257,8 @@ def _argument(flag: Flag | Known, word: str) -> object:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _from_yaml(flag: Flag | Known, value: object) -> object:
+def value_of(flag: Flag | Known, value: object) -> object:
+    """A value from YAML or Python as the flag's; ValueError says what it must be."""
     match flag.kind, value:
         case (Kind.BOOL, bool()) | (Kind.JSON, dict() | list()):
             return value

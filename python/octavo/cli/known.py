@@ -17,7 +17,7 @@ class Known:
     name: str
     kind: Kind
     default: object = None
-    also: tuple[str, ...] = ()
+    also: tuple[str | bool, ...] = ()
     """Further values that ask for what octavo does anyway."""
     short: str | None = None
 
@@ -238,7 +238,7 @@ LATER: tuple[Known, ...] = (
     Known("ec-transfer-config", JSON),
     Known("ec-manager-config", JSON, {}),
     Known("reasoning-config", JSON),
-    Known("enable-sleep-mode", BOOL, False),
+    Known("enable-sleep-mode", BOOL, False, also=(True,)),
     Known("sleep-mode-backend", STR, "cumem"),
     Known("sleep-mode-offload-cudagraph", BOOL, False),
     Known("sleep-preserve-parameter-names", LIST, ()),

@@ -2,6 +2,7 @@
 
 spec_for(config) -> DecoderSpec
 supported_architectures()
+ModelRegistry: the same by vLLM's name
 """
 
 from collections.abc import Callable, Mapping
@@ -35,3 +36,21 @@ def spec_for(config: Mapping[str, Any]) -> DecoderSpec:
             return FAMILIES[name](ConfigReader({**config, "architectures": [name]}))
     supported = ", ".join(supported_architectures())
     raise ModelError(f"architecture {', '.join(map(str, architectures))} is not supported; supported: {supported}")
+
+
+class ModelRegistry:
+    """vLLM's name for what there is here. A model is data in octavo: no class, but a function from config to spec."""
+
+    @staticmethod
+    def get_supported_archs() -> list[str]:
+        return supported_architectures()
+
+    @staticmethod
+    def register_model(model_arch: str, family: Callable[[ConfigReader], DecoderSpec]) -> None:
+        """Has models whose config names this architecture run as what `family` makes of the config.
+
+        Of this process only: for `LLM` and `LLMEngine`. TypeError for vLLM's model classes, which need vLLM.
+        """
+        if isinstance(family, type) or not callable(family):
+            raise TypeError(f"register_model: {model_arch}: octavo takes a function from a config to a DecoderSpec")
+        FAMILIES[model_arch] = family

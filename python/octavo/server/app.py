@@ -89,18 +89,7 @@ class Server:
         self.listener = listener
         self.began = began
         names = config.served_model_names or (engine.model.model,)
-        metrics = Metrics(
-            names[0],
-            max_model_len=start.memory.max_model_len,
-            block_size=start.memory.block_size,
-            cache_config={
-                "block_size": start.memory.block_size,
-                "num_gpu_blocks": start.memory.num_blocks,
-                "cache_dtype": start.memory.kv_dtype,
-                "enable_prefix_caching": engine.cache.enable_prefix_caching,
-                "gpu_memory_utilization": engine.cache.gpu_memory_utilization,
-            },
-        )
+        metrics = Metrics.of(start, names[0])
         self.supervisor = Supervisor(start, process, tokenizer, metrics, stall_timeout=config.stall_timeout)
         self.service = Service(
             client=self.supervisor.client,

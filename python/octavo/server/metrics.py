@@ -15,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from octavo._core import Delta, Stats, Timings
+from octavo.engine.start import EngineStart
 from octavo.server import histogram
 from octavo.server.histogram import Histogram
 
@@ -70,6 +71,23 @@ class Metrics(Collector):
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
+
+    @classmethod
+    def of(cls, start: EngineStart, model_name: str) -> "Metrics":
+        """Of an engine that was started so."""
+        memory, cache = start.memory, start.config.cache
+        return cls(
+            model_name,
+            max_model_len=memory.max_model_len,
+            block_size=memory.block_size,
+            cache_config={
+                "block_size": memory.block_size,
+                "num_gpu_blocks": memory.num_blocks,
+                "cache_dtype": memory.kv_dtype,
+                "enable_prefix_caching": cache.enable_prefix_caching,
+                "gpu_memory_utilization": cache.gpu_memory_utilization,
+            },
+        )
 
     # ------------------------------------------------------------ what happens
 
