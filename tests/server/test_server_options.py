@@ -189,7 +189,7 @@ async def test_tls(tmp_path: Path) -> None:
             async with asyncio.timeout(10):
                 assert b"HTTP/1" not in await reader.read()
             writer.close()
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="deprecated"):
             trust.maximum_version = trust.minimum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises(OSError, match=r"PROTOCOL|CIPHERS|VERSION"):
             await asyncio.open_connection(host, int(port), ssl=trust)
