@@ -15,6 +15,12 @@ LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 Executor = Literal["auto", "native", "torch"]
 Quantization = Literal["int8", "int4", "gguf"]
 KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8", "fp8"]
+LATER_QUANTIZATIONS = (
+    *("awq", "awq_marlin", "auto_awq", "gptq", "gptq_marlin", "auto_gptq", "bitsandbytes", "compressed-tensors"),
+    *("fp8", "fbgemm_fp8", "ptpc_fp8", "modelopt", "modelopt_fp4", "mxfp4", "torchao", "quark", "experts_int8"),
+)
+LATER_LOAD_FORMATS = ("pt", "npcache", "bitsandbytes", "sharded_state", "tensorizer", "runai_streamer", "mistral")
+"""vLLM's words for what octavo does not do yet."""
 SchedulingPolicy = Literal["fcfs", "priority"]
 EngineBackend = Literal["model", "null"]
 

@@ -1,4 +1,4 @@
-"""The command line: `octavo serve`, `octavo chat`, `octavo complete`, `octavo doctor`.
+"""The command line: `octavo serve`, `chat`, `complete`, `bench`, `doctor`.
 
     main (here) → serve.py, chat.py → arguments.py → flags.py, known.py
                           chat.py → client.py → a server
@@ -18,12 +18,14 @@ COMMANDS = {
     "serve": "answer the OpenAI API over HTTP",
     "chat": "talk to a model in the terminal",
     "complete": "let a model continue texts in the terminal",
+    "bench": "measure a model on this machine",
     "doctor": "say what this machine has, and what octavo can use of it",
 }
 MODULES = {
     "serve": "octavo.cli.serve",
     "chat": "octavo.cli.chat",
     "complete": "octavo.cli.chat",
+    "bench": "octavo.cli.bench",
     "doctor": "octavo.cli.doctor",
 }
 

@@ -72,7 +72,7 @@ def add_flag(parser: argparse.ArgumentParser, flag: Flag | Known, *, dest: str, 
     if flag.kind is Kind.BOOL:
         parser.add_argument(*names, dest=dest, action=argparse.BooleanOptionalAction, default=default, help=text)
         return
-    if flag.kind is Kind.JSON:
+    if flag.kind.is_object:
         parser.add_argument(
             *names,
             dest=dest,
@@ -177,11 +177,11 @@ def read_file(path: str) -> Values:
 
 def check(values: Values) -> list[str]:
     """Refuses what octavo does not do; returns a note for each flag that has no effect."""
-    refused = [flag.name for flag in LATER if flag.name in values and not flag.asks_for_nothing(values[flag.name])]
+    refused = [flag for flag in LATER if flag.name in values and not flag.asks_for_nothing(values[flag.name])]
     if refused:
         raise _refusal(refused)
     return [
-        f"--{flag.name} has no effect in octavo"
+        f"--{flag.name} has no effect in octavo{flag.why and ': ' + flag.why}"
         for flag in IGNORED
         if flag.name in values and not flag.asks_for_nothing(values[flag.name])
     ]
@@ -230,13 +230,15 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _refusal(names: list[str]) -> UsageError:
-    return UsageError(f"{', '.join(f'--{name}' for name in names)}: octavo does not do this yet")
+def _refusal(flags: list[Known]) -> UsageError:
+    names = ", ".join(f"--{flag.name}" for flag in flags)
+    reasons = "".join(dict.fromkeys(f"; {flag.why}" for flag in flags if flag.why))
+    return UsageError(f"{names}: octavo does not do this yet{reasons}")
 
 
 def _is_json_flag(name: str) -> bool:
     flag = BY_NAME.get(name.removeprefix("--"))
-    return flag is not None and flag.kind is Kind.JSON
+    return flag is not None and flag.kind.is_object
 
 
 def _nested(path: str, word: str) -> str:
@@ -260,7 +262,7 @@ def _argument(flag: Flag | Known, word: str) -> object:
 def value_of(flag: Flag | Known, value: object) -> object:
     """A value from YAML or Python as the flag's; ValueError says what it must be."""
     match flag.kind, value:
-        case (Kind.BOOL, bool()) | (Kind.JSON, dict() | list()):
+        case (Kind.BOOL, bool()) | (Kind.JSON | Kind.COUNTS, dict() | list()):
             return value
         case Kind.BOOL, _:
             raise ValueError(f"must be true or false, not {value!r}")
@@ -279,6 +281,8 @@ def _value(flag: Flag | Known, word: str) -> object:
         if word in flag.unset:
             return flag.default
         word = flag.spellings.get(word, word)
+        if word in flag.later:
+            raise ValueError(f"octavo does not do {word} yet; it does {', '.join(flag.choices)}")
         if flag.choices and word not in flag.choices:
             raise ValueError(f"must be one of {', '.join(flag.choices)}, not {word!r}")
     match flag.kind:
@@ -293,12 +297,20 @@ def _value(flag: Flag | Known, word: str) -> object:
                 return float(word)
             except ValueError:
                 raise ValueError(f"must be a number, not {word!r}") from None
-        case Kind.JSON:
+        case Kind.COUNTS if (counts := _counts(word)) is not None:
+            return counts
+        case Kind.JSON | Kind.COUNTS:
             try:
                 return json.loads(word)
             except ValueError:
                 raise ValueError(f"must be JSON, not {word!r}") from None
     return word
+
+
+def _counts(word: str) -> dict[str, int] | None:
+    """`image=4,video=1` as an object; None when it is not of that form."""
+    pairs = [re.fullmatch(r"(\w+)=(\d{1,9})", part) for part in word.split(",")]
+    return {pair[1]: int(pair[2]) for pair in pairs if pair} if all(pairs) else None
 
 
 def _size(word: str) -> int:

@@ -26,12 +26,18 @@ class Kind(enum.Enum):
     """One or more words; the flag may be repeated."""
     INTS = "N,"
     """One or more whole numbers; the flag may be repeated."""
+    JSON = "JSON"
+    COUNTS = "NAME=N,"
+    """`image=4`, several with commas between them, or the same as JSON."""
 
     @property
     def is_many(self) -> bool:
         return self in (Kind.LIST, Kind.INTS)
 
-    JSON = "JSON"
+    @property
+    def is_object(self) -> bool:
+        """Whether `--flag.key value` sets one key."""
+        return self in (Kind.JSON, Kind.COUNTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,8 @@ class Flag:
     """Other words for some of the choices."""
     unset: tuple[str, ...] = ()
     """Words that mean the default."""
+    later: tuple[str, ...] = ()
+    """Words of vLLM that octavo knows and does not do yet."""
     hidden: bool = False
 
     @property
@@ -121,6 +129,7 @@ FLAGS: tuple[Flag, ...] = (
         short="-q",
         target="model.quantization",
         unset=("none",),
+        later=config.LATER_QUANTIZATIONS,
         help="int8, int4: quantise the weights when they are loaded; gguf: accepted for a GGUF file",
     ),
     Flag(
@@ -130,7 +139,13 @@ FLAGS: tuple[Flag, ...] = (
         unset=("auto", "-1"),
         help="tokens of prompt and answer together; by default the model's, cut to what the KV cache holds",
     ),
-    Flag(name="load-format", kind=STR, target="model.load_format", help="format of the weights; dummy: random ones"),
+    Flag(
+        name="load-format",
+        kind=STR,
+        target="model.load_format",
+        later=config.LATER_LOAD_FORMATS,
+        help="format of the weights; dummy: random ones",
+    ),
     Flag(
         name="trust-remote-code",
         kind=BOOL,

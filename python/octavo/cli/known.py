@@ -1,7 +1,7 @@
 """Flags of vLLM that octavo knows and does not do.
 
 A flag in LATER is refused, unless its value asks for what octavo does anyway. A flag in IGNORED changes only speed,
-memory or logs in vLLM, never an answer: it is accepted with a note. Names, defaults and kinds are those of vLLM 0.33;
+memory or logs in vLLM, or what octavo has no use for, never an answer: it is accepted with a note. Names, defaults and kinds are those of vLLM 0.33;
 the last lines of each table are older spellings, gone from vLLM but still in people's scripts.
 """
 
@@ -20,11 +20,15 @@ class Known:
     also: tuple[str | bool, ...] = ()
     """Further values that ask for what octavo does anyway."""
     short: str | None = None
+    why: str = ""
+    """What a user should know beside that it is not done, or has no effect."""
 
     def asks_for_nothing(self, value: object) -> bool:
         """Whether `value` leaves octavo as it is."""
         return value in (self.default, *self.also) or (value is False and self.default is None)
 
+
+ONE_ENGINE = "one engine reads prompts and writes answers, on one device"
 
 IGNORED: tuple[Known, ...] = (
     Known("safetensors-load-strategy", STR),
@@ -66,7 +70,13 @@ IGNORED: tuple[Known, ...] = (
     Known("cuda-graph-sizes", LIST),
     Known("disable-async-output-proc", BOOL, False),
     Known("disable-frontend-multiprocessing", BOOL, False),
+    Known("limit-mm-per-prompt", Kind.COUNTS, {}, why="no model that octavo serves takes images, sound or video yet"),
+    Known("enable-disagg-prefill", BOOL, False, why=ONE_ENGINE),
+    Known("prefill-tp", INT, 1, why=ONE_ENGINE),
+    Known("decode-tp", INT, 1, why=ONE_ENGINE),
 )
+
+SPECULATION = "tokens are generated without a draft model; leave the flag out for the same answers"
 
 LATER: tuple[Known, ...] = (
     Known("enable-return-routed-experts", BOOL, False),
@@ -153,7 +163,6 @@ LATER: tuple[Known, ...] = (
     Known("allow-deprecated-quantization", BOOL, False),
     Known("enable-shm-tensor-arena", BOOL, False),
     Known("language-model-only", BOOL, False),
-    Known("limit-mm-per-prompt", JSON, {}),
     Known("enable-mm-embeds", BOOL, False),
     Known("interleave-mm-strings", BOOL, False),
     Known("media-io-kwargs", JSON, {}),
@@ -202,10 +211,10 @@ LATER: tuple[Known, ...] = (
     Known("aux-output-config", JSON, {}),
     Known("reasoning-parser", STR, ""),
     Known("reasoning-parser-plugin", STR),
-    Known("speculative-config", JSON),
-    Known("spec-method", STR),
-    Known("spec-model", STR),
-    Known("spec-tokens", INT),
+    Known("speculative-config", JSON, why=SPECULATION),
+    Known("spec-method", STR, why=SPECULATION),
+    Known("spec-model", STR, why=SPECULATION),
+    Known("spec-tokens", INT, why=SPECULATION),
     Known("watermark-config", JSON),
     Known("diffusion-config", JSON),
     Known("show-hidden-metrics-for-version", STR),
@@ -299,13 +308,13 @@ LATER: tuple[Known, ...] = (
     Known("dp-supervisor-probe-interval-s", FLOAT, 5.0),
     Known("dp-supervisor-probe-timeout-s", FLOAT, 5.0),
     Known("dp-supervisor-probe-failure-threshold", INT, 3),
-    Known("middleware", LIST, ()),
+    Known("middleware", LIST, (), why="octavo runs no code but its own; put a proxy in front"),
     Known("enable-flash-late-interaction", BOOL, True),
     Known("api-server-count", INT, 1, short="-asc"),
     Known("headless", BOOL, False),
     Known("task", STR, "auto", also=("generate",)),
-    Known("speculative-model", STR),
-    Known("num-speculative-tokens", INT),
+    Known("speculative-model", STR, why=SPECULATION),
+    Known("num-speculative-tokens", INT, why=SPECULATION),
     Known("guided-decoding-backend", STR, "auto"),
     Known("enable-reasoning", BOOL, False),
     Known("rope-scaling", JSON),
@@ -314,7 +323,4 @@ LATER: tuple[Known, ...] = (
     Known("max-num-partial-prefills", INT, 1),
     Known("max-long-partial-prefills", INT, 1),
     Known("enable-prompt-adapter", BOOL, False),
-    Known("enable-disagg-prefill", BOOL, False),
-    Known("prefill-tp", INT, 1),
-    Known("decode-tp", INT, 1),
 )

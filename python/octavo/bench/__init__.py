@@ -1,0 +1,1 @@
+"""Measurements of a model on this machine, without a server: `octavo bench throughput` and `latency`."""
