@@ -7,6 +7,7 @@ import pytest
 
 from octavo.cli.arguments import ALL_FLAGS, FLAGS, UsageError, Values, check, to_configs, to_words
 from octavo.cli.flags import SECTIONS
+from octavo.cli.known import SPECULATION
 from octavo.cli.serve import serve_values
 from octavo.config import EngineConfig, ServerConfig
 
@@ -115,6 +116,9 @@ def test_keys_from_the_environment() -> None:
     assert configs("m", environment={"VLLM_API_KEY": ""})[1].api_keys == ()
 
 
+NO_SPECULATION = f"--speculative-config: octavo does not do this yet; {SPECULATION}"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -124,15 +128,19 @@ def test_keys_from_the_environment() -> None:
         (["--max-num"], "unknown flag --max-num; did you mean --max-num-seqs?"),
         (["--enable-lora"], "--enable-lora: octavo does not do this yet"),
         (["--enable-lora", "--max-loras", "4"], "--enable-lora, --max-loras: octavo does not do this yet"),
-        (["-q", "awq"], "--quantization: must be one of int8, int4, gguf, not 'awq'"),
+        (["-q", "awq"], "--quantization: octavo does not do awq yet; it does int8, int4, gguf"),
+        (["-q", "int3"], "--quantization: must be one of int8, int4, gguf, not 'int3'"),
         (
             ["--kv-cache-dtype", "fp8_e5m2"],
             "--kv-cache-dtype: must be one of auto, float32, float16, bfloat16, int8, fp8, not 'fp8_e5m2'",
         ),
         (["--executor", "cuda"], "--executor: must be one of auto, native, torch, not 'cuda'"),
         (["--task", "embed"], "--task: octavo does not do this yet"),
-        (["--speculative-config", '{"method": "ngram"}'], "--speculative-config: octavo does not do this yet"),
-        (["--speculative-config.method", "ngram"], "--speculative-config: octavo does not do this yet"),
+        (
+            ["--speculative-config", '{"method": "ngram"}'],
+            NO_SPECULATION,
+        ),
+        (["--speculative-config.method", "ngram"], NO_SPECULATION),
         (["-tp", "2"], "--tensor-parallel-size: octavo runs a model on one device; more than 1 is not done yet"),
         (["--port", "70000"], "--port: must be at most 65535, not 70000"),
         (["--block-size", "0"], "--block-size: must be at least 1, not 0"),

@@ -33,14 +33,10 @@ def refused(*words: str) -> str:
         ["--disable-log-requests"],
         ["--swap-space", "4"],
         ["--num-scheduler-steps", "1", "--use-v2-block-manager"],
-        ["--speculative-config.model", "x", "--speculative-config", "null"],
         ["--enable-prompt-tokens-details", "--enable-server-load-tracking"],
     ],
 )
 def test_without_a_word(words: list[str]) -> None:
-    if "--speculative-config" in words:
-        assert "octavo does not do this yet" in refused(*words[:2])
-        return
     assert accepted(*words)[1] == []
 
 
@@ -83,16 +79,9 @@ def test_ways_of_writing_counts(words: list[str]) -> None:
         (["--middleware", "my.module"], "octavo runs no code but its own"),
         (["--limit-mm-per-prompt", "image=many"], "must be JSON"),
         (["--quantization", "int5"], "must be one of int8, int4"),
-        (["--ssl-keyfile", "key.pem"], "ssl-certfile"),
     ],
 )
 def test_refused_with_the_reason(words: list[str], reason: str) -> None:
-    if "--ssl-keyfile" in words:
-        from octavo.cli.arguments import to_configs
-
-        with pytest.raises(UsageError, match=reason):
-            to_configs(accepted(*words)[0], {})
-        return
     assert reason in refused(*words)
 
 
@@ -139,9 +128,7 @@ def test_latency_of_the_real_model(tmp_path: Path) -> None:
     assert "\nAvg latency: " in "\n" + result.stdout
     found = json.loads(path.read_text())
     assert len(found["latencies"]) == 3
-    assert (
-        min(found["latencies"]) <= found["percentiles"]["50"] <= found["percentiles"]["99"] <= max(found["latencies"])
-    )
+    assert found["percentiles"]["50"] == sorted(found["latencies"])[1]
     assert found["avg_latency"] == pytest.approx(sum(found["latencies"]) / 3)
 
 

@@ -7,7 +7,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -42,10 +42,10 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{name}: must be at least {least}, not {getattr(self, name)}")
 
 
-def random_prompts(llm: LLM, count: int, length: int) -> list[TokensPrompt]:
+def random_prompts(llm: LLM, count: int, length: int, seed: int) -> list[TokensPrompt]:
     """Token ids from the middle of the vocabulary, where no control tokens are."""
     size = llm.get_tokenizer().vocab_size
-    generator = random.Random(llm.config.model.seed)
+    generator = random.Random(seed)  # noqa: S311  no secrets are made
     return [
         TokensPrompt(prompt_token_ids=[generator.randrange(size // 4, size // 2) for _ in range(length)])
         for _ in range(count)
@@ -59,7 +59,7 @@ def sampling(load: Load) -> SamplingParams:
 def throughput(config: EngineConfig, load: Load, output_json: str | None) -> None:
     """Runs all prompts at once; prints requests and tokens a second."""
     with LLM.from_config(config) as llm:
-        prompts = random_prompts(llm, load.num_prompts, load.input_len)
+        prompts = random_prompts(llm, load.num_prompts, load.input_len, config.model.seed)
         began = time.perf_counter()
         outputs = llm.generate(prompts, sampling(load))
         elapsed = time.perf_counter() - began
@@ -84,7 +84,7 @@ def throughput(config: EngineConfig, load: Load, output_json: str | None) -> Non
 def latency(config: EngineConfig, load: Load, output_json: str | None) -> None:
     """Runs the same batch again and again; prints the mean time and percentiles."""
     with LLM.from_config(config) as llm:
-        prompts = random_prompts(llm, load.batch_size, load.input_len)
+        prompts = random_prompts(llm, load.batch_size, load.input_len, config.model.seed)
 
         def run_once() -> float:
             llm.reset_prefix_cache()
@@ -112,6 +112,6 @@ def at_percentile(values: Sequence[float], percentile: int) -> float:
     return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
-def write_json(result: dict[str, object], path: str | None) -> None:
+def write_json(result: Mapping[str, object], path: str | None) -> None:
     if path is not None:
         Path(path).write_text(json.dumps(result, indent=4) + "\n", encoding="utf-8")

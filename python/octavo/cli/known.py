@@ -1,8 +1,9 @@
 """Flags of vLLM that octavo knows and does not do.
 
 A flag in LATER is refused, unless its value asks for what octavo does anyway. A flag in IGNORED changes only speed,
-memory or logs in vLLM, or what octavo has no use for, never an answer: it is accepted with a note. Names, defaults and kinds are those of vLLM 0.33;
-the last lines of each table are older spellings, gone from vLLM but still in people's scripts.
+memory or logs in vLLM, or concerns what octavo has none of, but never an answer: it is accepted with a note. Names,
+defaults and kinds are those of vLLM 0.33; the last lines of each table are older spellings, gone from vLLM but still in
+people's scripts.
 """
 
 from dataclasses import dataclass
