@@ -32,6 +32,9 @@ test-cuda-host: $(DONE)/dev ## run all cases of the CUDA kernels on the CPU, and
 cuda-kernels: $(DONE)/nvrtc ## compile the CUDA kernels for every GPU, without one; writes docs/cuda-kernels.md
 	@$(BIN)/python scripts/cuda_kernels.py --write docs/cuda-kernels.md
 
+compatibility: $(DONE)/dev ## compare octavo with vLLM name by name; writes docs/compatibility.md
+	@$(BIN)/python scripts/compatibility.py
+
 check-gpu: ## check kernels and engine on this machine's GPU and measure them, in under 9 minutes; WHEELS=FOLDER installs from files
 	@python3 scripts/check_gpu.py $(if $(WHEELS),--wheels $(WHEELS))
 
@@ -73,7 +76,7 @@ install: $(DONE)/octavo $(DONE)/base ## build octavo and install it in .venv, wi
 clean: ## remove everything that these commands made
 	rm -rf $(VENV) target tests/e2e/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test test-cuda-host check-gpu cuda-kernels lint format bench bench-kernels bench-peers bench-perplexity peers install clean tools
+.PHONY: help demo test test-cuda-host compatibility check-gpu cuda-kernels lint format bench bench-kernels bench-peers bench-perplexity peers install clean tools
 
 # Looks at the tools every time, which takes no time, and makes the environment the first time.
 tools:

@@ -6,12 +6,13 @@ LABELS = f'{{engine="0",model_name="{MODEL}"}}'
 
 GAUGES = """num_requests_running num_requests_waiting num_requests_swapped kv_cache_usage_perc gpu_cache_usage_perc
 cpu_cache_usage_perc avg_prompt_throughput_toks_per_s avg_generation_throughput_toks_per_s"""
-COUNTERS = "prefix_cache_queries prefix_cache_hits num_preemptions prompt_tokens prompt_tokens_cached generation_tokens"
+COUNTERS = """prefix_cache_queries prefix_cache_hits num_preemptions prompt_tokens prompt_tokens_cached
+external_prefix_cache_queries external_prefix_cache_hits mm_cache_queries mm_cache_hits generation_tokens"""
 HISTOGRAMS = """time_to_first_token_seconds inter_token_latency_seconds time_per_output_token_seconds
 request_time_per_output_token_seconds e2e_request_latency_seconds request_latency_seconds request_queue_time_seconds
 request_inference_time_seconds request_prefill_time_seconds request_decode_time_seconds request_prompt_tokens
 request_generation_tokens request_max_num_generation_tokens request_params_n request_params_max_tokens
-request_num_preemptions iteration_tokens_total"""
+request_prefill_kv_computed_tokens request_num_preemptions iteration_tokens_total"""
 
 
 async def test_every_name_is_there(client: Client) -> None:
@@ -67,6 +68,16 @@ async def test_prefix_hits_are_counted(client: Client) -> None:
     after = await client.metrics()
     name = f"vllm:prefix_cache_hits_total{LABELS}"
     assert after[name] - before[name] == 96
+
+    def grown(name: str, source: str) -> float:
+        labels = f'{{engine="0",model_name="{MODEL}",source="{source}"}}'
+        return after[f"vllm:{name}_total{labels}"] - before[f"vllm:{name}_total{labels}"]
+
+    assert grown("prompt_tokens_by_source", "local_cache_hit") == 96
+    assert grown("prompt_tokens_cached_by_source", "local_cache_hit") == 96
+    assert grown("prompt_tokens_by_source", "local_compute") == 3 * 100 - 96
+    name = f"vllm:request_prefill_kv_computed_tokens_sum{LABELS}"
+    assert after[name] - before[name] == 3 * 100 - 96
 
 
 async def test_the_buckets_are_vllms(client: Client) -> None:

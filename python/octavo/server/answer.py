@@ -97,6 +97,8 @@ class Answer:
             self._cached_tokens[prompt] = event.num_cached_tokens
             if event.timings is not None and event.timings.first_token:
                 self._timings.append(event.timings)
+            if event.index == 0:
+                self.service.metrics.saw_prompt(self._prompt_tokens.get(prompt, 0), event.num_cached_tokens)
             self.service.metrics.saw_finish(
                 event.finish_reason, event.timings, self._prompt_tokens.get(prompt, 0), self._generated[choice]
             )

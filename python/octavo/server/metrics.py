@@ -28,6 +28,7 @@ ENGINE_COUNTERS = (
     "num_rejected",
     "num_steps",
 )
+CACHE_HIT = "local_cache_hit"
 THROUGHPUT_WINDOW = 10.0
 """Seconds over which the average throughputs are taken."""
 
@@ -54,13 +55,18 @@ class Metrics(Collector):
         self.prefill_time, self.decode_time = Histogram(latency), Histogram(latency)
         self.prompt_length, self.generation_length = Histogram(tokens), Histogram(tokens)
         self.params_n, self.params_max_tokens = Histogram(histogram.PARAMS_N), Histogram(tokens)
+        self.computed_tokens = Histogram(tokens)
         self.preemptions = Histogram(histogram.NUM_PREEMPTIONS)
         self.iteration_tokens = Histogram(histogram.ITERATION_TOKENS)
         self.finished: Counter[str] = Counter({"stop": 0, "length": 0, "abort": 0, "error": 0})
         self.rejections: Counter[str] = Counter({"queue_full": 0, "draining": 0})
+        self.prompt_sources: Counter[str] = Counter({"local_compute": 0, CACHE_HIT: 0, "external_kv_transfer": 0})
         self.restarts = 0
         self.sleep_level = 0
         """0: the engine is awake."""
+        self.sleep_durations = {name: Histogram(latency) for name in ("sleep", "wake_up")}
+        self.num_changing = 0
+        """Operations of that kind in progress."""
         self.http_requests: Counter[tuple[str, str, str]] = Counter()
         self.http_durations: defaultdict[tuple[str, str], Histogram] = defaultdict(
             lambda: Histogram(histogram.HTTP_DURATION)
@@ -105,6 +111,12 @@ class Metrics(Collector):
             if delta.num_tokens > 1:  # these came together
                 self.inter_token_latency.observe(0.0, delta.num_tokens - 1)
         last_tokens[choice] = now
+
+    def saw_prompt(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """The end of a prompt's first choice."""
+        self.computed_tokens.observe(prompt_tokens - cached_tokens)
+        self.prompt_sources["local_compute"] += prompt_tokens - cached_tokens
+        self.prompt_sources[CACHE_HIT] += cached_tokens
 
     def saw_finish(self, reason: str, timings: Timings | None, prompt_tokens: int, generated: int) -> None:
         """The end of a choice."""
@@ -204,6 +216,7 @@ class Metrics(Collector):
             yield self._gauge(name, documentation, (), [((), value)])
         reasons = [(("capacity",), waiting), (("deferred",), 0)]
         yield self._gauge("vllm:num_requests_waiting_by_reason", "Waiting requests, by reason.", ("reason",), reasons)
+        yield GaugeMetricFamily("vllm:sleep_mode_operations_in_flight", "Falling asleep, waking up.", self.num_changing)
         names = ("awake", "weights_offloaded", "discard_all")
         states = [((state,), float(level == self.sleep_level)) for level, state in enumerate(names)]
         yield self._gauge("vllm:engine_sleep_state", "1 for the state that the engine is in.", ("sleep_state",), states)
@@ -232,6 +245,10 @@ class Metrics(Collector):
             "vllm:num_preemptions": ("Preempted requests.", self.total("num_preemptions")),
             "vllm:prompt_tokens": ("Prompt tokens processed.", prompts),
             "vllm:prompt_tokens_cached": ("Prompt tokens from the prefix cache.", cached),
+            "vllm:external_prefix_cache_queries": ("Tokens asked of a cache outside: there is none.", 0),
+            "vllm:external_prefix_cache_hits": ("Tokens found in a cache outside: there is none.", 0),
+            "vllm:mm_cache_queries": ("Images asked of a cache: there is none.", 0),
+            "vllm:mm_cache_hits": ("Images found in a cache: there is none.", 0),
             "vllm:generation_tokens": ("Generated tokens.", self.total("generation_tokens")),
             "octavo:engine_steps": ("Steps of the engine.", self.total("num_steps")),
             "octavo:engine_restarts": ("Times that the engine was started again.", self.restarts),
@@ -240,12 +257,17 @@ class Metrics(Collector):
             family = CounterMetricFamily(name, documentation, labels=list(self.labels))
             family.add_metric(list(self.labels.values()), value)
             yield family
-        success = CounterMetricFamily(
-            "vllm:request_success", "Finished choices.", labels=[*self.labels, "finished_reason"]
-        )
-        for reason, count in self.finished.items():
-            success.add_metric([*self.labels.values(), reason], count)
-        yield success
+        cached_sources = {name: count for name, count in self.prompt_sources.items() if name != "local_compute"}
+        labelled: dict[str, tuple[str, str, Mapping[str, int]]] = {
+            "vllm:request_success": ("Finished choices.", "finished_reason", self.finished),
+            "vllm:prompt_tokens_by_source": ("Prompt tokens of ended requests.", "source", self.prompt_sources),
+            "vllm:prompt_tokens_cached_by_source": ("Those that were not computed.", "source", cached_sources),
+        }
+        for name, (documentation, label, counts) in labelled.items():
+            family = CounterMetricFamily(name, documentation, labels=[*self.labels, label])
+            for value_of_label, count in counts.items():
+                family.add_metric([*self.labels.values(), value_of_label], count)
+            yield family
         rejections = CounterMetricFamily(
             "vllm:admission_rejections", "Requests that were not admitted.", labels=["model_name", "reason"]
         )
@@ -270,11 +292,18 @@ class Metrics(Collector):
             "vllm:request_max_num_generation_tokens": self.generation_length,
             "vllm:request_params_n": self.params_n,
             "vllm:request_params_max_tokens": self.params_max_tokens,
+            "vllm:request_prefill_kv_computed_tokens": self.computed_tokens,
             "vllm:request_num_preemptions": self.preemptions,
             "vllm:iteration_tokens_total": self.iteration_tokens,
         }
         for name, values in table.items():
             yield values.family(name, name.partition(":")[2].replace("_", " "), self.labels)
+        sleeps = HistogramMetricFamily(
+            "vllm:sleep_mode_operation_duration_seconds", "Seconds to fall asleep, or to wake up.", labels=["operation"]
+        )
+        for operation, values in self.sleep_durations.items():
+            values.add_to(sleeps, {"operation": operation})
+        yield sleeps
 
     def _http(self) -> Iterator[Metric]:
         requests = CounterMetricFamily("http_requests", "HTTP requests.", labels=["handler", "method", "status"])

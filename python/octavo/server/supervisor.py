@@ -96,11 +96,11 @@ class Supervisor:
 
     async def sleep(self, level: int, ending: Ending) -> None:
         """Ends the engine, once what runs has ended. Raises ApiError 503 when it is not serving."""
-        await self._finish(self._fall_asleep(level, ending))
+        await self._finish("sleep", self._fall_asleep(level, ending))
 
     async def wake_up(self) -> None:
         """Starts a sleeping engine and waits until it serves. Raises ApiError 503 when it cannot be started."""
-        await self._finish(self._wake_up())
+        await self._finish("wake_up", self._wake_up())
 
     async def quiet(self, ending: Ending) -> None:
         """Waits until no request runs."""
@@ -109,9 +109,19 @@ class Supervisor:
                 self.client.frontend.abort(request)
         await self._until(lambda: not self.client.streams)
 
-    async def _finish(self, change: Coroutine[Any, Any, None]) -> None:
+    async def _finish(self, name: str, change: Coroutine[Any, Any, None]) -> None:
         """Does it to its end, also when the client that asked for it has gone."""
-        task = asyncio.create_task(change)
+
+        async def measured() -> None:
+            metrics, began = self.client.metrics, time.monotonic()
+            metrics.num_changing += 1
+            try:
+                await change
+            finally:
+                metrics.num_changing -= 1
+                metrics.sleep_durations[name].observe(time.monotonic() - began)
+
+        task = asyncio.create_task(measured())
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
         await asyncio.shield(task)
