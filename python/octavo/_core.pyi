@@ -23,6 +23,9 @@ __all__ = [
     "NativeDecoder",
     "PagedKvCache",
     "Plan",
+    "Pooled",
+    "Pooling",
+    "PoolingLimits",
     "Sampling",
     "Stats",
     "StringList",
@@ -117,6 +120,23 @@ class Sampling:
     ) -> Self:
         """`repetition_detection` is (max_pattern_size, min_pattern_size, min_count)."""
 
+@final
+class Pooling:
+    """What a prompt is made into instead of an answer. Immutable.
+
+    task:        embed: a vector; token_embed: a vector for each token; classify: a number for each label; score: one
+                 number, of a model with one label; token_classify, reward: numbers for each token. A model has some of
+                 them (`Prepared.pooling`); another one is Failed("invalid").
+    dimensions:  of embed and token_embed: only the first so many elements of each vector, before it is normalised.
+    normalize:   embed, token_embed: vectors of length 1. classify, score and the others: probabilities (softmax over
+                 labels, sigmoid of a single one) instead of the model's plain numbers. None: what the model's files
+                 say, which is True for most.
+
+    Raises ValueError("<name>: <reason>") for an unknown task, and for dimensions below 1.
+    """
+
+    def __new__(cls, *, task: str, dimensions: int | None = None, normalize: bool | None = None) -> Self: ...
+
 # ---------------------------------------------------------------- between processes
 
 @final
@@ -183,6 +203,21 @@ class Delta:
         """One a token, or None when the request did not ask."""
 
 @final
+class Pooled:
+    """What a prompt was pooled to: the last event of a request of `submit_pooling`."""
+
+    request: int
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    """Prompt tokens that came from the prefix cache; 0 for an encoder."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """embed: (dimensions,); classify: (labels,); score: (1,); the tasks of tokens: (tokens, …)."""
+    @property
+    def data(self) -> bytes:
+        """The numbers, row after row, as little-endian float32. Built anew at each access."""
+
+@final
 class Failed:
     """The last event of a request that was refused or broke."""
 
@@ -243,9 +278,32 @@ class Frontend:
         with `clamp_max_tokens`. A prompt of max_model_len tokens or more, an empty one, and a token id out of
         range are Failed("invalid", param="prompt").
         """
+    def submit_pooling(
+        self,
+        prompt: str | Sequence[int] | tuple[str, str],
+        pooling: Pooling,
+        *,
+        add_special_tokens: bool = True,
+        truncate_prompt_tokens: int | None = None,
+        truncation_side: Literal["left", "right"] = "right",
+        priority: int = 0,
+        cache_salt: str = ...,
+    ) -> int:
+        """Has a prompt pooled. Returns the request's number at once; Accepted, then Pooled or Failed follow.
+
+        A tuple of two strings is a pair, as a cross-encoder compares it: [CLS] first [SEP] second [SEP], or what the
+        tokenizer says. (A sequence of two ids is token ids.)
+        truncate_prompt_tokens: at most so many tokens, the special ones around a text included, which stay; -1:
+        max_model_len. Tokens go on `truncation_side`, those of the longer text of a pair first. None: a prompt of more
+        than max_model_len tokens is Failed("invalid", param="prompt").
+        Also "invalid", with a message that begins with the parameter's name where there is one: a task that the model
+        has not, and more dimensions than its vectors have. An aborted request ends with a Delta of choice 0 whose
+        finish_reason is "abort", as others do.
+        ValueError for a truncate_prompt_tokens that is neither -1 nor 1 or more.
+        """
     def abort(self, request: int) -> None:
         """Ends a request; its choices end with finish_reason "abort". Unknown or ended ids are ignored."""
-    def drain(self) -> list[Accepted | Delta | Failed]:
+    def drain(self) -> list[Accepted | Delta | Pooled | Failed]:
         """The events since the last call, in order, never blocking.
 
         After the engine's death: one Failed("engine_died") for each open request.
@@ -304,6 +362,17 @@ class DeviceWork:
         """
 
 @final
+class PoolingLimits:
+    """For an Engine that pools every prompt, and generates nothing."""
+
+    def __new__(cls, *, tasks: Sequence[str], whole: Sequence[str], width: int, num_labels: int) -> Self:
+        """What the model makes of prompts, as `Pooling.task` names it.
+
+        whole: those tasks that need the whole prompt in one step; its tokens come from no cache then, and
+        max_num_batched_tokens limits its length. width: elements of a vector.
+        """
+
+@final
 class Engine:
     """The life of every request: queue, scheduler, prefix cache, blocks. One step is plan, run, commit."""
 
@@ -327,6 +396,7 @@ class Engine:
         seed: int = 0,
         async_decode: bool = False,
         device_work: DeviceWork | None = None,
+        pooling: PoolingLimits | None = None,
     ) -> Self:
         """Raises ValueError for limits which contradict each other.
 
@@ -335,6 +405,8 @@ class Engine:
         device has to put in (-1 where none could be chosen: any token will do then, for the request fails). A request
         whose token is a host_sample, or with penalties without DeviceWork, and one that forks (n > 1), waits for the
         commit.
+        pooling: a prompt ends with its last token, which is the only sample of its request, and is pooled by
+        `NativeEncoder.step` or `NativeDecoder.step`. Without it, prompts to be pooled are Failed("invalid").
         """
     def arena_layout(self) -> list[tuple[str, Literal["int32", "int64", "float32"], int, int]]:
         """(column, element type, byte offset, number of elements) of one arena.

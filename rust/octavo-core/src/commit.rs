@@ -135,7 +135,7 @@ pub(crate) fn fail(
 
 /// Applies a step's outputs. The frame is filled, not sent.
 pub(crate) fn commit(
-    step: &Step,
+    step: &mut Step,
     view: &ArenaView<'_>,
     config: &EngineConfig,
     max_logprobs: usize,
@@ -145,9 +145,11 @@ pub(crate) fn commit(
 ) {
     let time = now();
     let mut sample = 0;
-    for entry in &step.entries {
+    let mut pooled = step.pooled.drain(..).peekable();
+    for (index, entry) in step.entries.iter().enumerate() {
         let samples = sample..sample + entry.num_samples as usize;
         sample = samples.end;
+        let result = pooled.next_if(|pooled| pooled.index == index);
         let sequence = &mut requests.sequences[entry.key];
         sequence.in_flight -= 1;
         match sequence.ending {
@@ -166,6 +168,17 @@ pub(crate) fn commit(
             continue;
         }
         let request = requests.sequences[entry.key].request;
+        if requests.requests[request].pooling.is_some() {
+            let Some(result) = result else {
+                fail(requests, scheduler, outbox, request, "the backend made nothing of this prompt");
+                continue;
+            };
+            let request = &requests.requests[request];
+            outbox.send(&Report::Pooled(Box::new(result.into_output(request.id, request.num_cached))));
+            scheduler.counters.prompt_tokens += u64::from(requests.sequences[entry.key].num_prompt);
+            close(requests, scheduler, entry.key);
+            continue;
+        }
         if let Some(bad) = view.sampled[samples.clone()].iter().find(|&&token| token as u32 >= config.vocab_size) {
             fail(requests, scheduler, outbox, request, &format!("the backend sampled token {bad}, which is none"));
             continue;

@@ -1,6 +1,7 @@
 //! The limits of one engine, checked once when it is made.
 
 use crate::engine::EngineError;
+use crate::pooling::PoolingLimits;
 
 /// The order in which requests run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct EngineConfig {
     pub async_decode: bool,
     /// `Some`: the arena has the columns that a GPU needs, too.
     pub device_work: Option<DeviceWork>,
+    /// `Some`: prompts are pooled, and nothing is generated.
+    pub pooling: Option<PoolingLimits>,
 }
 
 impl EngineConfig {

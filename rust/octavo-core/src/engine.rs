@@ -14,6 +14,7 @@ use crate::commit::{self, Outbox, ReportSink};
 use crate::config::{EngineConfig, Policy};
 use crate::hash::{BlockHash, BlockHasher};
 use crate::plan::{Plan, SampleRow, Step};
+use crate::pooling::{self, PoolRow, Pooled};
 use crate::prefix::Content;
 use crate::queue::Inbox;
 use crate::request::{Ending, Request, Requests, Sequence, Turn};
@@ -173,6 +174,21 @@ impl Engine {
         Ok(self.find_step(epoch)?.sampling(&self.requests))
     }
 
+    /// The prompts of a step in flight that have to be pooled, in order.
+    pub fn pooling(&self, epoch: u64) -> Result<impl Iterator<Item = PoolRow>, EngineError> {
+        Ok(self.find_step(epoch)?.pooling(&self.requests))
+    }
+
+    /// What became of the prompt of request `index` of a step in flight; `data` has as many elements as `shape` says.
+    /// Those of a step come by rising index.
+    pub fn set_pooled(&mut self, epoch: u64, index: usize, shape: Vec<u32>, data: Vec<f32>) -> Result<(), EngineError> {
+        self.find_step(epoch)?;
+        let arena = self.in_flight.iter().copied().find(|&arena| self.steps[arena].plan.epoch == epoch);
+        let step = &mut self.steps[arena.expect("the step was found")];
+        step.pooled.push(Pooled { index, shape, data });
+        Ok(())
+    }
+
     /// The plan of a step in flight.
     pub fn step(&self, epoch: u64) -> Result<Plan, EngineError> {
         Ok(self.find_step(epoch)?.plan)
@@ -183,7 +199,7 @@ impl Engine {
         let arena = self.oldest(epoch)?;
         let view = self.layout.view(arenas.arena(arena))?;
         self.in_flight.pop_front();
-        let step = &self.steps[arena];
+        let step = &mut self.steps[arena];
         let width = self.layout.max_logprobs;
         commit::commit(step, &view, &self.config, width, &mut self.requests, &mut self.scheduler, &mut self.outbox);
         self.scheduler.counters.num_steps += 1;
@@ -304,7 +320,7 @@ impl Engine {
                 return Err((FailReason::QueueFull, format!("{max} requests are waiting, which is the limit")));
             }
         }
-        let Submission { request: id, prompt, sampling, priority, arrival, cache_salt } = submission;
+        let Submission { request: id, prompt, sampling, pooling, priority, arrival, cache_salt } = submission;
         self.num_submitted += 1;
         let priority = if self.config.policy == Policy::Priority { priority } else { 0 };
         let turn = Turn { priority, number: self.num_submitted, choice: 0 };
@@ -313,12 +329,15 @@ impl Engine {
             banned.extend(sampling.stop_token_ids.iter().chain(&self.config.eos_token_ids));
         }
         let num_choices = sampling.n;
+        let limits = self.config.pooling.as_ref();
+        let is_whole = pooling.zip(limits).is_some_and(|(pooling, limits)| limits.is_whole(pooling.task));
         let salted = !cache_salt.is_empty();
         let request = Request {
             id,
             banned,
             seed: sampling.seed.unwrap_or_else(|| mix(self.config.seed, turn.number)),
             sampling,
+            pooling,
             root: if salted { self.scheduler.hasher.root(&cache_salt) } else { self.root },
             salt: salted.then(|| cache_salt.into()),
             num_cached: 0,
@@ -334,6 +353,7 @@ impl Engine {
             tokens: prompt,
             num_computed: 0,
             num_planned: 0,
+            is_whole,
             limit,
             table: BlockTable::default(),
             num_synced: 0,
@@ -364,7 +384,11 @@ impl Engine {
         if num_prompt == 0 {
             return Err("the prompt is empty".into());
         }
-        if num_prompt >= config.max_model_len as usize {
+        if let Some(pooling) = &submission.pooling {
+            pooling::check(config, pooling, num_prompt)?;
+        } else if config.pooling.is_some() {
+            return Err("this model pools prompts, and generates no text".into());
+        } else if num_prompt >= config.max_model_len as usize {
             return Err(format!(
                 "the prompt has {num_prompt} tokens; with the {} tokens of the context there is no room to answer",
                 config.max_model_len
@@ -383,9 +407,14 @@ impl Engine {
         if sampling.logprobs.is_some_and(|count| count > config.max_logprobs) {
             return Err(format!("more log-probabilities are asked for than the {} allowed", config.max_logprobs));
         }
-        let limit = (num_prompt as u32).saturating_add(sampling.max_tokens).min(config.max_model_len);
-        // The last token is never computed.
-        if (limit - 1).div_ceil(config.block_size) > config.num_blocks {
+        let (limit, num_computed) = if submission.pooling.is_some() {
+            (num_prompt as u32, num_prompt as u32)
+        } else {
+            let limit = (num_prompt as u32).saturating_add(sampling.max_tokens).min(config.max_model_len);
+            // The last token is never computed.
+            (limit, limit - 1)
+        };
+        if num_computed.div_ceil(config.block_size) > config.num_blocks {
             return Err(format!(
                 "a request of {limit} tokens does not fit the KV cache of {}",
                 u64::from(config.num_blocks) * u64::from(config.block_size)

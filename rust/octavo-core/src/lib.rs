@@ -9,6 +9,7 @@
 //! - `scheduler`: which sequences run in a step, and how many tokens of each
 //! - `arena`, `plan`: the step as columns, in memory that the backend owns
 //! - `attention_work`, `history`: for a GPU, which of its blocks takes which keys, and which tokens its rows have had
+//! - `pooling`: prompts that become vectors instead of answers
 //! - `commit`: what the backend sampled goes to the sequences and, as one frame, to the front end
 //! - `engine`: the public face: plan, run, commit
 //! - `stats`: counters and the clock
@@ -38,6 +39,8 @@ mod attention_work;
 
 mod history;
 
+mod pooling;
+
 mod commit;
 
 mod engine;
@@ -50,4 +53,5 @@ pub use config::{DeviceWork, EngineConfig, Policy};
 pub use engine::{Engine, EngineError};
 pub use hash::BlockHasher;
 pub use plan::{Plan, SampleRow};
+pub use pooling::{PoolRow, PoolingLimits};
 pub use queue::Inbox;

@@ -7,6 +7,7 @@ use crate::arena::{ArenaView, DeviceView};
 use crate::attention_work::WorkPlanner;
 use crate::blocks::BlockId;
 use crate::history;
+use crate::pooling::{PoolRow, Pooled};
 use crate::request::{Requests, SequenceKey};
 
 /// One step, as scalars. The columns lie in arena number `arena`.
@@ -81,6 +82,8 @@ pub(crate) struct Step {
     pub num_tokens: u32,
     /// Table deltas that the entries will take.
     pub num_deltas: usize,
+    /// What the backend made of prompts, by rising index.
+    pub pooled: Vec<Pooled>,
 }
 
 impl Step {
@@ -90,6 +93,7 @@ impl Step {
         self.replacements.clear();
         self.num_tokens = 0;
         self.num_deltas = 0;
+        self.pooled.clear();
     }
 
     /// Writes the input columns and the scalars.
@@ -198,6 +202,13 @@ impl Step {
             work.merges as i32,
             num_histories as i32,
         ]);
+    }
+
+    /// The prompts that end with this step, in order, where they are pooled.
+    pub fn pooling<'a>(&'a self, requests: &'a Requests) -> impl Iterator<Item = PoolRow> + 'a {
+        self.entries.iter().enumerate().filter(|(_, entry)| entry.num_samples > 0).filter_map(|(index, entry)| {
+            requests.request_of(entry.key).pooling.map(|pooling| PoolRow { index, pooling })
+        })
     }
 
     /// The sampler's view of each sample, in order.

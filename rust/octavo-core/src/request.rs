@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use octavo_wire::{RequestId, Sampling};
+use octavo_wire::{Pooling, RequestId, Sampling};
 use slab::Slab;
 
 use crate::blocks::BlockTable;
@@ -31,6 +31,8 @@ pub(crate) struct Turn {
 pub(crate) struct Request {
     pub id: RequestId,
     pub sampling: Sampling,
+    /// `Some`: it ends with its prompt.
+    pub pooling: Option<Pooling>,
     /// Stop and end-of-sequence tokens while the output is shorter than `min_tokens`.
     pub banned: Vec<u32>,
     pub seed: u64,
@@ -86,6 +88,8 @@ pub(crate) struct Sequence {
     pub num_computed: u32,
     /// These, and those that the steps in flight compute. One more than the tokens when it was planned ahead.
     pub num_planned: u32,
+    /// Its prompt runs in one step, and takes nothing from the prefix cache.
+    pub is_whole: bool,
     /// The length at which it ends.
     pub limit: u32,
     pub table: BlockTable,

@@ -148,7 +148,7 @@ impl Scheduler {
             }
             let others = index + 1 < self.behind.len() || !self.waiting.is_empty();
             let sequence = &requests.sequences[key];
-            let count = self.share(sequence.num_computed, sequence.num_missing(), left, others);
+            let count = self.share(sequence.num_computed, sequence.num_missing(), left, others, sequence.is_whole);
             if count > 0 && self.run(requests, step, key, count) {
                 self.announce(requests, key);
             }
@@ -161,6 +161,7 @@ impl Scheduler {
             let left = self.max_tokens - step.num_tokens;
             let sequence = &requests.sequences[key];
             let (turn, length, num_choices) = (sequence.turn, sequence.len(), sequence.num_choices);
+            let is_whole = sequence.is_whole;
             if left == 0 || self.rows.len() < num_choices as usize || self.pool.num_free() == 0 {
                 return;
             }
@@ -179,7 +180,7 @@ impl Scheduler {
                 return;
             }
             let others = self.waiting.len() > 1 && self.rows.len() > num_choices as usize;
-            let count = self.share(start, length - start, left, others);
+            let count = self.share(start, length - start, left, others, is_whole);
             let num_columns = (start + count).div_ceil(self.block_size) as usize;
             if count == 0 || step.num_deltas + num_columns > self.max_deltas {
                 return;
@@ -233,8 +234,8 @@ impl Scheduler {
     }
 
     /// How many of its missing tokens a sequence gets.
-    fn share(&self, start: u32, missing: u32, left: u32, others: bool) -> u32 {
-        if !self.chunked {
+    fn share(&self, start: u32, missing: u32, left: u32, others: bool, is_whole: bool) -> u32 {
+        if !self.chunked || is_whole {
             return if missing <= left { missing } else { 0 };
         }
         let share = if others { (left / 2).max(MIN_SHARE) } else { left };
@@ -394,7 +395,11 @@ impl Scheduler {
     fn next_hash(&mut self, requests: &mut Requests, key: SequenceKey) -> Option<BlockHash> {
         let sequence = &mut requests.sequences[key];
         let index = sequence.num_registered;
-        if !self.caching || sequence.content.is_none() || index >= (sequence.len() - 1) / self.block_size {
+        if !self.caching
+            || sequence.is_whole
+            || sequence.content.is_none()
+            || index >= (sequence.len() - 1) / self.block_size
+        {
             return None;
         }
         let root = requests.requests[sequence.request].root;
@@ -418,7 +423,7 @@ impl Scheduler {
         self.found.clear();
         let sequence = &mut requests.sequences[key];
         let request = &requests.requests[sequence.request];
-        let (Some(mut parent), true) = (sequence.content, self.caching) else { return };
+        let (Some(mut parent), true) = (sequence.content, self.caching && !sequence.is_whole) else { return };
         for index in sequence.num_registered..(sequence.len() - 1) / self.block_size {
             let (hash, tokens) =
                 sequence.hash_block(index as usize, self.block_size as usize, request.root, &mut self.hasher);

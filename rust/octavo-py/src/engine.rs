@@ -12,6 +12,7 @@ use crate::buffers::{Access, Write};
 use crate::endpoint::Endpoint;
 use crate::errors::{detached, invalid, lock};
 use crate::events::Stats;
+use crate::pooling::PoolingLimits;
 
 fn engine_error(error: EngineError) -> PyErr {
     match error {
@@ -98,7 +99,8 @@ impl Engine {
     #[pyo3(signature = (endpoint, *, num_blocks, block_size, max_num_seqs, max_num_batched_tokens, max_model_len,
                         vocab_size, eos_token_ids, enable_prefix_caching = true, enable_chunked_prefill = true,
                         policy = "fcfs", max_num_queued_reqs = None, long_prefill_token_threshold = 0,
-                        max_logprobs = 20, seed = 0, async_decode = false, device_work = None))]
+                        max_logprobs = 20, seed = 0, async_decode = false, device_work = None,
+                        pooling = None))]
     #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
     fn new(
         py: Python<'_>,
@@ -119,6 +121,7 @@ impl Engine {
         seed: u64,
         async_decode: bool,
         device_work: Option<&DeviceWork>,
+        pooling: Option<&PoolingLimits>,
     ) -> PyResult<Self> {
         let policy = match policy {
             "fcfs" => Policy::Fcfs,
@@ -142,6 +145,7 @@ impl Engine {
             seed,
             async_decode,
             device_work: device_work.map(|work| work.0),
+            pooling: pooling.map(|limits| limits.0.clone()),
         };
         config.check().map_err(engine_error)?;
         let endpoint = endpoint.take()?;

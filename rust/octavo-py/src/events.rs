@@ -4,11 +4,14 @@ use octavo_text::StopReason;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
+use crate::pooling::Pooled;
+
 /// Rust's event as the Python object of its class.
 pub fn event_object(py: Python<'_>, event: octavo_text::Event) -> PyResult<Py<PyAny>> {
     match event {
         octavo_text::Event::Accepted(accepted) => Accepted(accepted).into_py_any(py),
         octavo_text::Event::Delta(delta) => Delta(delta).into_py_any(py),
+        octavo_text::Event::Pooled(pooled) => Pooled(pooled).into_py_any(py),
         octavo_text::Event::Failed(failed) => Failed(failed).into_py_any(py),
     }
 }

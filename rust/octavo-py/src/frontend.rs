@@ -1,15 +1,17 @@
 //! The clients' side of an engine. Its state has locks of its own; no thread of it ever waits for the GIL.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use octavo_text::{Limits, Prompt, Request};
+use octavo_text::{Limits, Prompt, Request, SamplingOptions};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyString, PyTuple};
 
 use crate::endpoint::Endpoint;
 use crate::errors::{detached, invalid};
 use crate::events::{Stats, event_object};
-use crate::sampling::Sampling;
+use crate::pooling::Pooling;
+use crate::sampling::{Sampling, side};
 use crate::tokenizer::Tokenizer;
 
 #[pyclass(frozen, module = "octavo._core")]
@@ -42,13 +44,40 @@ impl Frontend {
         priority: i32,
         cache_salt: String,
     ) -> PyResult<u64> {
-        let prompt = match prompt.cast::<PyString>() {
-            Ok(text) => Prompt::Text(text.extract()?),
-            // An id that is none of 32 bits becomes one past every vocabulary, so that it is refused as all others are.
-            Err(_) => Prompt::Ids(prompt.extract::<Vec<i64>>()?.into_iter().map(token_or_none).collect()),
-        };
+        let prompt = read_prompt(prompt)?;
         let sampling = sampling.0.clone();
-        Ok(self.0.submit(Request { prompt, sampling, add_special_tokens, clamp_max_tokens, priority, cache_salt }))
+        let request =
+            Request { add_special_tokens, clamp_max_tokens, priority, cache_salt, ..Request::new(prompt, sampling) };
+        Ok(self.0.submit(request))
+    }
+
+    #[pyo3(signature = (prompt, pooling, *, add_special_tokens = true, truncate_prompt_tokens = None,
+                        truncation_side = "right", priority = 0, cache_salt = String::new()))]
+    #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
+    fn submit_pooling(
+        &self,
+        prompt: &Bound<'_, PyAny>,
+        pooling: &Pooling,
+        add_special_tokens: bool,
+        truncate_prompt_tokens: Option<i64>,
+        truncation_side: &str,
+        priority: i32,
+        cache_salt: String,
+    ) -> PyResult<u64> {
+        let prompt = match prompt.extract::<(String, String)>() {
+            Ok((first, second)) if prompt.is_instance_of::<PyTuple>() => Prompt::Pair(first, second),
+            _ => read_prompt(prompt)?,
+        };
+        let options = SamplingOptions {
+            detokenize: false,
+            truncate_prompt_tokens,
+            truncation_side: side(truncation_side)?,
+            ..SamplingOptions::default()
+        };
+        let sampling = Arc::new(octavo_text::Sampling::new(options).map_err(invalid)?);
+        let pooling = Some(pooling.0);
+        let request = Request::new(prompt, sampling);
+        Ok(self.0.submit(Request { pooling, add_special_tokens, priority, cache_salt, ..request }))
     }
 
     fn abort(&self, request: u64) {
@@ -99,6 +128,15 @@ impl Frontend {
     fn drain_engine(&self) {
         self.0.drain_engine();
     }
+}
+
+/// A text, or token ids.
+fn read_prompt(prompt: &Bound<'_, PyAny>) -> PyResult<Prompt> {
+    Ok(match prompt.cast::<PyString>() {
+        Ok(text) => Prompt::Text(text.extract()?),
+        // An id that is none of 32 bits becomes one past every vocabulary, so that it is refused as all others are.
+        Err(_) => Prompt::Ids(prompt.extract::<Vec<i64>>()?.into_iter().map(token_or_none).collect()),
+    })
 }
 
 fn token_or_none(id: i64) -> u32 {

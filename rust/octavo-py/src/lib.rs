@@ -2,7 +2,7 @@
 //!
 //! - `errors`: Rust's failures as exceptions; calls without the GIL
 //! - `buffers`: memory that Python owns, as checked slices; all `unsafe` of the crate
-//! - `tokenizer`, `sampling`, `endpoint`, `frontend`, `events`: the clients' side
+//! - `tokenizer`, `sampling`, `pooling`, `endpoint`, `frontend`, `events`: the clients' side
 //! - `engine`: the engine and its plans
 //! - `kernels`: what runs on the CPU; `decoder`: a whole model there
 
@@ -14,6 +14,7 @@ mod errors;
 mod events;
 mod frontend;
 mod kernels;
+mod pooling;
 mod sampling;
 mod tokenizer;
 
@@ -35,6 +36,8 @@ mod _core {
     use crate::frontend::Frontend;
     #[pymodule_export]
     use crate::kernels::{CpuKernels, PagedKvCache};
+    #[pymodule_export]
+    use crate::pooling::{Pooled, Pooling, PoolingLimits};
     #[pymodule_export]
     use crate::sampling::Sampling;
     #[pymodule_export]

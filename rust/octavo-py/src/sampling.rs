@@ -86,7 +86,7 @@ impl Sampling {
     }
 }
 
-fn side(name: &str) -> PyResult<Side> {
+pub fn side(name: &str) -> PyResult<Side> {
     match name {
         "left" => Ok(Side::Left),
         "right" => Ok(Side::Right),

@@ -13,6 +13,7 @@ use octavo_wire::{RequestId, Timings, TokenLogprobs};
 pub enum Event {
     Accepted(Accepted),
     Delta(Delta),
+    Pooled(Pooled),
     Failed(Failed),
 }
 
@@ -22,6 +23,17 @@ pub enum Event {
 pub struct Accepted {
     pub request: RequestId,
     pub prompt_token_ids: Vec<u32>,
+}
+
+/// What a prompt was pooled to. The last event of its request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pooled {
+    pub request: RequestId,
+    pub num_prompt_tokens: usize,
+    pub num_cached_tokens: u32,
+    /// The sizes whose product is the length of `data`.
+    pub shape: Vec<u32>,
+    pub data: Vec<f32>,
 }
 
 /// News of one choice of one request.

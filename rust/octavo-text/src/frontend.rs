@@ -12,14 +12,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use octavo_wire::{
-    Command, Endpoint, FailReason, Receiver, Report, RequestId, SendError, Sender, Stats, StepOutput, Submission,
-    monotonic,
+    Command, Endpoint, FailReason, PooledOutput, Pooling, Receiver, Report, RequestId, SendError, Sender, Stats,
+    StepOutput, Submission, monotonic,
 };
 
 use crate::choice::{Choice, aborted};
-use crate::event::{Accepted, Event, EventQueue, Failed, FailedReason};
+use crate::event::{Accepted, Event, EventQueue, Failed, FailedReason, Pooled};
 use crate::ranking::Ranking;
-use crate::request::{Failure, Limits, Prompt, Request, invalid};
+use crate::request::{Failure, Limits, Request, invalid};
 use crate::sampling::Sampling;
 use crate::tokenize::Tokenizer;
 
@@ -52,6 +52,7 @@ struct State {
 struct Open {
     sampling: Arc<Sampling>,
     arrival: f64,
+    num_prompt: usize,
     /// Empty until the request is sent.
     choices: Vec<Choice>,
     num_open: u32,
@@ -59,10 +60,9 @@ struct Open {
     ranking: Option<Ranking>,
 }
 
-/// A text that waits for a tokenizer thread.
+/// A request on its way to the engine; one with text waits for a tokenizer thread.
 struct Job {
     id: RequestId,
-    text: String,
     request: Request,
     arrival: f64,
 }
@@ -136,14 +136,14 @@ impl Frontend {
         let sampling = request.sampling.clone();
         let num_open = sampling.engine.n;
         let ranking = (num_open > sampling.num_returned).then(Ranking::default);
-        let open = Open { sampling, arrival, choices: Vec::new(), num_open, ranking };
+        let open = Open { sampling, arrival, num_prompt: 0, choices: Vec::new(), num_open, ranking };
         let is_connected = state.sender.is_some();
         state.open.insert(id, open);
         drop(state);
         if !is_connected {
             self.shared.fail(id, engine_died());
         } else {
-            self.shared.take(Job { id, text: String::new(), request, arrival });
+            self.shared.take(Job { id, request, arrival });
         }
         id
     }
@@ -256,12 +256,9 @@ impl Shared {
         if let Err(failure) = job.request.check(&self.limits, self.tokenizer.as_deref()) {
             return self.fail(job.id, failure);
         }
-        match std::mem::replace(&mut job.request.prompt, Prompt::Ids(Vec::new())) {
-            Prompt::Ids(ids) => self.admit(job, ids),
-            Prompt::Text(text) => {
-                job.text = text;
-                self.jobs.push(job);
-            }
+        match job.request.take_ids() {
+            Some(ids) => self.admit(job, ids, usize::MAX),
+            None => self.jobs.push(job),
         }
     }
 
@@ -270,9 +267,8 @@ impl Shared {
         let Some(tokenizer) = self.tokenizer.as_ref().filter(|_| self.lock().open.contains_key(&job.id)) else {
             return;
         };
-        let encode = || tokenizer.encode(&job.text, job.request.add_special_tokens);
-        match std::panic::catch_unwind(AssertUnwindSafe(encode)) {
-            Ok(Ok(ids)) => self.admit(job, ids),
+        match std::panic::catch_unwind(AssertUnwindSafe(|| job.request.encode(&self.limits, tokenizer))) {
+            Ok(Ok((ids, num_first))) => self.admit(job, ids, num_first),
             Ok(Err(error)) => self.fail(job.id, invalid("prompt", format!("The prompt cannot be tokenized: {error}."))),
             Err(_) => {
                 let message = "The tokenizer failed on this prompt.".to_owned();
@@ -281,21 +277,24 @@ impl Shared {
         }
     }
 
-    /// Checks a tokenized request and sends it.
-    fn admit(&self, job: Job, mut prompt: Vec<u32>) {
+    /// Checks a tokenized request and sends it. `num_first`: tokens of the first text.
+    fn admit(&self, job: Job, mut prompt: Vec<u32>, num_first: usize) {
         let sampling = &job.request.sampling;
-        self.limits.truncate(sampling, &mut prompt);
+        self.limits.truncate(&job.request, &mut prompt);
         let checked = match job.request.check_prompt(&self.limits, &prompt) {
             Ok(checked) => checked,
             Err(failure) => return self.fail(job.id, failure),
         };
         let new_choice = || Choice::new(sampling, self.tokenizer.as_ref(), &prompt);
         let choices = (0..checked.n).map(|_| new_choice()).collect();
+        let num_first = num_first.min(prompt.len()) as u32;
+        let pooling = job.request.pooling.map(|pooling| Pooling { num_first, ..pooling });
         let accepted = Accepted { request: job.id, prompt_token_ids: prompt.clone() };
         let command = Command::Submit(Box::new(Submission {
             request: job.id,
             prompt,
             sampling: checked,
+            pooling,
             priority: job.request.priority,
             arrival: job.arrival,
             cache_salt: job.request.cache_salt,
@@ -304,6 +303,7 @@ impl Shared {
         // Gone in the meantime: aborted, or failed with its engine.
         let Some(open) = state.open.get_mut(&job.id) else { return };
         open.choices = choices;
+        open.num_prompt = accepted.prompt_token_ids.len();
         self.events.push(Event::Accepted(accepted));
         if let Some(Err(SendError::Frame(error))) = state.sender.as_mut().map(|sender| sender.send_command(&command)) {
             drop(state);
@@ -335,6 +335,7 @@ impl Shared {
                 }
                 Some(Report::Idle(stats)) => state.stats = Some(*stats),
                 Some(Report::Step(step)) => self.take_step(&mut state, *step),
+                Some(Report::Pooled(output)) => self.take_pooled(&mut state, *output),
                 Some(Report::Failed { request, reason, message }) => {
                     drop(state);
                     self.fail(request, (failed_reason(reason), None, message));
@@ -376,6 +377,13 @@ impl Shared {
         state.stats = Some(step.stats);
         self.events.append(&mut events);
         stops.iter().for_each(|stop| state.send(stop));
+    }
+
+    fn take_pooled(&self, state: &mut State, output: PooledOutput) {
+        let PooledOutput { request, shape, data, num_cached_tokens } = output;
+        let Some(open) = state.open.remove(&request) else { return };
+        let num_prompt_tokens = open.num_prompt;
+        self.events.push(Event::Pooled(Pooled { request, num_prompt_tokens, num_cached_tokens, shape, data }));
     }
 
     /// Forgets the engine and fails what it had. Returns the sender, to be dropped without the lock.

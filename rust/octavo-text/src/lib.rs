@@ -21,7 +21,7 @@ mod stop;
 mod event;
 
 pub use detokenize::Detokenizer;
-pub use event::{Accepted, Delta, EndReason, Event, Failed, FailedReason, StopReason};
+pub use event::{Accepted, Delta, EndReason, Event, Failed, FailedReason, Pooled, StopReason};
 pub use frontend::Frontend;
 pub use request::{Limits, Prompt, Request};
 pub use sampling::{InvalidParam, RepetitionDetection, Sampling, SamplingOptions, Side};

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use octavo_wire::Pooling;
+
 use crate::event::FailedReason;
 use crate::sampling::{Sampling, Side, Truncation};
-use crate::tokenize::Tokenizer;
+use crate::tokenize::{Tokenizer, TokenizerError};
 
 const MAX_SALT_BYTES: usize = 1024;
 
@@ -20,6 +22,8 @@ pub struct Limits {
 #[derive(Clone, Debug)]
 pub enum Prompt {
     Text(String),
+    /// Two texts of one prompt, to be compared: the tokenizer says what stands around them.
+    Pair(String, String),
     Ids(Vec<u32>),
 }
 
@@ -27,6 +31,8 @@ pub enum Prompt {
 pub struct Request {
     pub prompt: Prompt,
     pub sampling: Arc<Sampling>,
+    /// `Some`: the prompt is pooled, and `sampling` says nothing. `num_first` is filled in from the tokens' types.
+    pub pooling: Option<Pooling>,
     /// For text: also the tokens which the tokenizer puts around it.
     pub add_special_tokens: bool,
     /// Cut `max_tokens` to the rest of the context instead of refusing the request.
@@ -45,7 +51,15 @@ pub(crate) fn invalid(param: &'static str, message: String) -> Failure {
 impl Request {
     pub fn new(prompt: Prompt, sampling: Arc<Sampling>) -> Self {
         let cache_salt = String::new();
-        Self { prompt, sampling, add_special_tokens: true, clamp_max_tokens: false, priority: 0, cache_salt }
+        Self {
+            prompt,
+            sampling,
+            pooling: None,
+            add_special_tokens: true,
+            clamp_max_tokens: false,
+            priority: 0,
+            cache_salt,
+        }
     }
 
     /// What can be told before tokenizing. That takes time in proportion to the text, so a text that cannot fit is
@@ -57,11 +71,15 @@ impl Request {
         if tokenizer.is_none() && !self.sampling.stop.is_empty() {
             return Err(invalid("stop", "Stop strings need a tokenizer, and there is none.".into()));
         }
-        let Prompt::Text(text) = &self.prompt else { return Ok(()) };
+        let length = match &self.prompt {
+            Prompt::Ids(_) => return Ok(()),
+            Prompt::Text(text) => text.len(),
+            Prompt::Pair(first, second) => first.len() + second.len(),
+        };
         let Some(tokenizer) = tokenizer else {
             return Err(invalid("prompt", "The prompt must be token ids: there is no tokenizer.".into()));
         };
-        let (limit, length) = (limits.max_model_len, text.len());
+        let limit = limits.max_model_len;
         let is_cut = self.sampling.truncation.is_some();
         if !is_cut && length > limit.saturating_mul(tokenizer.longest_token()) {
             return Err(invalid(
@@ -75,6 +93,25 @@ impl Request {
         Ok(())
     }
 
+    /// The tokens of a prompt that is no text.
+    pub(crate) fn take_ids(&mut self) -> Option<Vec<u32>> {
+        let Prompt::Ids(ids) = &mut self.prompt else { return None };
+        Some(std::mem::take(ids))
+    }
+
+    /// The tokens of a prompt that is text, and how many of them are of the first one. None for ids.
+    ///
+    /// A prompt to be pooled is cut here, so that the special tokens around it stay; another one afterwards.
+    pub(crate) fn encode(&self, limits: &Limits, tokenizer: &Tokenizer) -> Result<(Vec<u32>, usize), TokenizerError> {
+        let (first, second) = match &self.prompt {
+            Prompt::Text(text) => (text.as_str(), None),
+            Prompt::Pair(first, second) => (first.as_str(), Some(second.as_str())),
+            Prompt::Ids(_) => return Ok((Vec::new(), 0)),
+        };
+        let cut = if self.pooling.is_some() { limits.cut(self) } else { None };
+        tokenizer.encode_parts(first, second, self.add_special_tokens, cut)
+    }
+
     /// The engine's sampling parameters for the tokenized prompt.
     pub(crate) fn check_prompt(&self, limits: &Limits, prompt: &[u32]) -> Result<octavo_wire::Sampling, Failure> {
         let (limit, length) = (limits.max_model_len, prompt.len());
@@ -82,7 +119,11 @@ impl Request {
         if length == 0 {
             return Err(invalid("prompt", "The prompt is empty: it needs at least one token.".into()));
         }
-        if length >= limit {
+        if self.pooling.is_some() && length > limit {
+            let message = format!("{context} However, your prompt has {length} tokens. Please shorten the prompt.");
+            return Err(invalid("prompt", message));
+        }
+        if self.pooling.is_none() && length >= limit {
             return Err(invalid(
                 "prompt",
                 format!(
@@ -93,6 +134,9 @@ impl Request {
         }
         let mut sampling = self.sampling.engine.clone();
         limits.check_ids("prompt", prompt.iter().copied())?;
+        if self.pooling.is_some() {
+            return Ok(sampling);
+        }
         limits.check_ids("stop_token_ids", sampling.stop_token_ids.iter().copied())?;
         limits.check_ids("logit_bias", sampling.logit_bias.iter().map(|(token, _)| *token))?;
         let rest = u32::try_from(limit - length).unwrap_or(u32::MAX);
@@ -115,14 +159,20 @@ impl Request {
 }
 
 impl Limits {
+    /// How many tokens of a prompt stay at most, and where others go.
+    fn cut(&self, request: &Request) -> Option<(usize, Side)> {
+        let Truncation { limit, side } = request.sampling.truncation?;
+        let answer = if request.pooling.is_some() { 0 } else { request.sampling.max_tokens.unwrap_or(1) as usize };
+        let room = self.max_model_len.saturating_sub(answer).max(1);
+        Some((limit.map_or(room, |limit| limit as usize), side))
+    }
+
     /// Cuts a prompt as its request asks for.
-    pub(crate) fn truncate(&self, sampling: &Sampling, prompt: &mut Vec<u32>) {
-        let Some(Truncation { limit, side }) = sampling.truncation else { return };
-        let room = self.max_model_len.saturating_sub(sampling.max_tokens.unwrap_or(1) as usize).max(1);
-        let limit = limit.map_or(room, |limit| limit as usize);
-        match side {
-            Side::Left => drop(prompt.drain(..prompt.len().saturating_sub(limit))),
-            Side::Right => prompt.truncate(limit),
+    pub(crate) fn truncate(&self, request: &Request, prompt: &mut Vec<u32>) {
+        match self.cut(request) {
+            None => {}
+            Some((limit, Side::Left)) => drop(prompt.drain(..prompt.len().saturating_sub(limit))),
+            Some((limit, Side::Right)) => prompt.truncate(limit),
         }
     }
 

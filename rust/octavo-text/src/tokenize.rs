@@ -1,7 +1,10 @@
 //! A tokenizer, and the table of the bytes that each of its tokens stands for.
 
 use serde_json::Value;
+use tokenizers::utils::truncation::truncate_encodings;
+use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
+use crate::sampling::Side;
 use crate::strings::StringList;
 use crate::vocabulary;
 
@@ -140,6 +143,36 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self.inner.encode_fast(text, add_special_tokens);
         Ok(encoding.map_err(|error| TokenizerError::Failed(error.to_string()))?.get_ids().to_vec())
+    }
+
+    /// Token ids of a text, or of two with what the tokenizer puts between them; and how many, from the first, are of
+    /// the first type. `cut` says how many tokens may be there, and where the longer text loses some; special ones stay.
+    pub(crate) fn encode_parts(
+        &self,
+        first: &str,
+        second: Option<&str>,
+        add_special_tokens: bool,
+        cut: Option<(usize, Side)>,
+    ) -> Result<(Vec<u32>, usize), TokenizerError> {
+        let failed = |error: tokenizers::Error| TokenizerError::Failed(error.to_string());
+        let mut one = self.inner.encode_fast(first, false).map_err(failed)?;
+        let mut other = second.map(|text| self.inner.encode_fast(text, false)).transpose().map_err(failed)?;
+        if let Some((max_tokens, side)) = cut {
+            let processor = self.inner.get_post_processor().filter(|_| add_special_tokens);
+            let params = TruncationParams {
+                max_length: max_tokens.saturating_sub(processor.map_or(0, |p| p.added_tokens(other.is_some()))),
+                strategy: TruncationStrategy::LongestFirst,
+                stride: 0,
+                direction: match side {
+                    Side::Left => TruncationDirection::Left,
+                    Side::Right => TruncationDirection::Right,
+                },
+            };
+            (one, other) = truncate_encodings(one, other, &params).map_err(|error| failed(error.into()))?;
+        }
+        let encoding = self.inner.post_process(one, other, add_special_tokens).map_err(failed)?;
+        let num_first = encoding.get_type_ids().iter().take_while(|&&kind| kind == 0).count();
+        Ok((encoding.get_ids().to_vec(), num_first))
     }
 
     /// Text of `ids`; bytes that form no character become U+FFFD.

@@ -54,6 +54,14 @@ impl Writer<'_> {
         }
     }
 
+    pub fn f32s(&mut self, values: &[f32]) {
+        self.count(values.len());
+        self.buffer.reserve(values.len() * 4);
+        for value in values {
+            self.f32(*value);
+        }
+    }
+
     pub fn pairs(&mut self, pairs: &[(u32, f32)]) {
         self.count(pairs.len());
         for (token, value) in pairs {
@@ -137,6 +145,12 @@ impl<'a> Reader<'a> {
         let count = self.count(4)?;
         let bytes = self.take(count * 4)?;
         Ok(bytes.chunks_exact(4).map(|chunk| u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]])).collect())
+    }
+
+    pub fn f32s(&mut self) -> Result<Vec<f32>, FrameError> {
+        let count = self.count(4)?;
+        let bytes = self.take(count * 4)?;
+        Ok(bytes.chunks_exact(4).map(|chunk| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]])).collect())
     }
 
     pub fn pairs(&mut self) -> Result<Vec<(u32, f32)>, FrameError> {

@@ -10,8 +10,8 @@
 
 use crate::bytes::{Reader, Writer};
 use crate::message::{
-    ChoiceOutput, Command, FailReason, Finish, FinishReason, Report, Sampling, Stats, StepOutput, Submission, Timings,
-    TokenLogprobs,
+    ChoiceOutput, Command, FailReason, Finish, FinishReason, PooledOutput, Pooling, PoolingTask, Report, Sampling,
+    Stats, StepOutput, Submission, Timings, TokenLogprobs,
 };
 
 pub const HEADER_BYTES: usize = 12;
@@ -30,6 +30,7 @@ const READY: u16 = 0x101;
 const STEP: u16 = 0x102;
 const FAILED: u16 = 0x103;
 const IDLE: u16 = 0x104;
+const POOLED: u16 = 0x105;
 
 /// Row flags of a step's output.
 const HAS_CHOICE: u8 = 1;
@@ -138,6 +139,7 @@ pub fn encode_report(report: &Report, buffer: &mut Vec<u8>) -> Result<(), FrameE
         Report::Step(_) => STEP,
         Report::Failed { .. } => FAILED,
         Report::Idle(_) => IDLE,
+        Report::Pooled(_) => POOLED,
     };
     let start = begin(buffer, kind);
     let mut writer = Writer { buffer };
@@ -154,6 +156,12 @@ pub fn encode_report(report: &Report, buffer: &mut Vec<u8>) -> Result<(), FrameE
             writer.text(message);
         }
         Report::Idle(stats) => write_stats(&mut writer, stats),
+        Report::Pooled(output) => {
+            writer.u64(output.request);
+            writer.u32s(&output.shape);
+            writer.f32s(&output.data);
+            writer.u32(output.num_cached_tokens);
+        }
     }
     end(buffer, start)
 }
@@ -183,6 +191,12 @@ pub fn decode(frame: &[u8]) -> Result<Message, FrameError> {
             message: reader.text()?,
         }),
         IDLE => Message::Report(Report::Idle(Box::new(read_stats(&mut reader)?))),
+        POOLED => Message::Report(Report::Pooled(Box::new(PooledOutput {
+            request: reader.u64()?,
+            shape: reader.u32s()?,
+            data: reader.f32s()?,
+            num_cached_tokens: reader.u32()?,
+        }))),
         kind => return Err(FrameError::Kind(kind)),
     };
     reader.end()?;
@@ -195,6 +209,10 @@ fn write_submission(writer: &mut Writer, submission: &Submission) {
     writer.f64(submission.arrival);
     writer.text(&submission.cache_salt);
     write_sampling(writer, &submission.sampling);
+    writer.bool(submission.pooling.is_some());
+    if let Some(pooling) = &submission.pooling {
+        write_pooling(writer, pooling);
+    }
     writer.u32s(&submission.prompt);
 }
 
@@ -205,7 +223,32 @@ fn read_submission(reader: &mut Reader) -> Result<Submission, FrameError> {
         arrival: reader.f64()?,
         cache_salt: reader.text()?,
         sampling: read_sampling(reader)?,
+        pooling: if reader.bool()? { Some(read_pooling(reader)?) } else { None },
         prompt: reader.u32s()?,
+    })
+}
+
+fn write_pooling(writer: &mut Writer, pooling: &Pooling) {
+    let place = PoolingTask::ALL.iter().position(|&task| task == pooling.task);
+    writer.u8(place.expect("ALL has every task") as u8);
+    writer.bool(pooling.dimensions.is_some());
+    if let Some(dimensions) = pooling.dimensions {
+        writer.u32(dimensions);
+    }
+    writer.bool(pooling.normalize.is_some());
+    if let Some(normalize) = pooling.normalize {
+        writer.bool(normalize);
+    }
+    writer.u32(pooling.num_first);
+}
+
+fn read_pooling(reader: &mut Reader) -> Result<Pooling, FrameError> {
+    let task = PoolingTask::ALL.get(usize::from(reader.u8()?));
+    Ok(Pooling {
+        task: *task.ok_or(FrameError::Value("pooling task"))?,
+        dimensions: if reader.bool()? { Some(reader.u32()?) } else { None },
+        normalize: if reader.bool()? { Some(reader.bool()?) } else { None },
+        num_first: reader.u32()?,
     })
 }
 

@@ -29,6 +29,8 @@ pub struct Submission {
     /// At least one token, each below the vocabulary size.
     pub prompt: Vec<u32>,
     pub sampling: Sampling,
+    /// `Some`: the prompt is pooled, and nothing is sampled.
+    pub pooling: Option<Pooling>,
     /// Smaller runs earlier under the `priority` policy; ignored under `fcfs`.
     pub priority: i32,
     /// When the server received it.
@@ -64,6 +66,56 @@ pub struct Sampling {
     pub logprobs: Option<u32>,
 }
 
+/// What is made of a prompt instead of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pooling {
+    pub task: PoolingTask,
+    /// Leading elements of the vector to keep; `None`: all.
+    pub dimensions: Option<u32>,
+    /// Vectors of length one; for labels: probabilities instead of logits. `None`: what the model was made for.
+    pub normalize: Option<bool>,
+    /// Leading tokens of the first type; those that follow, the second text of a pair, have the second.
+    pub num_first: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolingTask {
+    /// A vector.
+    Embed,
+    /// A number for each label.
+    Classify,
+    /// One number, of a model with one label.
+    Score,
+    /// A vector for each token.
+    TokenEmbed,
+    /// A number for each label, for each token.
+    TokenClassify,
+    /// As `TokenClassify`, of a reward model.
+    Reward,
+}
+
+impl PoolingTask {
+    pub const ALL: [PoolingTask; 6] = [
+        PoolingTask::Embed,
+        PoolingTask::Classify,
+        PoolingTask::Score,
+        PoolingTask::TokenEmbed,
+        PoolingTask::TokenClassify,
+        PoolingTask::Reward,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PoolingTask::Embed => "embed",
+            PoolingTask::Classify => "classify",
+            PoolingTask::Score => "score",
+            PoolingTask::TokenEmbed => "token_embed",
+            PoolingTask::TokenClassify => "token_classify",
+            PoolingTask::Reward => "reward",
+        }
+    }
+}
+
 /// Engine to front end.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
@@ -71,6 +123,8 @@ pub enum Report {
     Ready { info: String },
     /// One step's outputs: one frame a commit.
     Step(Box<StepOutput>),
+    /// The only output of a request that is pooled.
+    Pooled(Box<PooledOutput>),
     /// A request that never ran, or that failed; nothing more follows for it.
     Failed { request: RequestId, reason: FailReason, message: String },
     /// State while no step runs, at most one a second: the sign that the engine's loop turns.
@@ -93,6 +147,17 @@ pub enum FailReason {
 pub struct StepOutput {
     pub outputs: Vec<ChoiceOutput>,
     pub stats: Stats,
+}
+
+/// What a prompt came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PooledOutput {
+    pub request: RequestId,
+    /// The sizes whose product is the length of `data`.
+    pub shape: Vec<u32>,
+    pub data: Vec<f32>,
+    /// Prompt tokens that came from the prefix cache.
+    pub num_cached_tokens: u32,
 }
 
 /// The new tokens of one choice.

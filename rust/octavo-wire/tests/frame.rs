@@ -2,8 +2,8 @@
 
 use octavo_wire::{
     ChoiceOutput, Command, FailReason, Finish, FinishReason, FrameError, HEADER_BYTES, MAX_FRAME_BYTES, Message,
-    Report, Sampling, Stats, StepOutput, Submission, Timings, TokenLogprobs, decode, encode_command, encode_report,
-    frame_length,
+    PooledOutput, Pooling, PoolingTask, Report, Sampling, Stats, StepOutput, Submission, Timings, TokenLogprobs,
+    decode, encode_command, encode_report, frame_length,
 };
 use proptest::prelude::*;
 
@@ -33,12 +33,36 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn pooling()(
+        task in prop::sample::select(&PoolingTask::ALL),
+        (dimensions, normalize, num_first) in any::<(Option<u32>, Option<bool>, u32)>(),
+    ) -> Pooling {
+        Pooling { task, dimensions, normalize, num_first }
+    }
+}
+
+prop_compose! {
+    fn pooled()(
+        (request, num_cached_tokens) in any::<(u64, u32)>(),
+        shape in prop::collection::vec(any::<u32>(), 0..3),
+        data in prop::collection::vec(-1e6f32..1e6, 0..50),
+    ) -> PooledOutput {
+        PooledOutput { request, shape, data, num_cached_tokens }
+    }
+}
+
 fn command() -> impl Strategy<Value = Command> {
-    let submission =
-        ((any::<u64>(), any::<i32>(), 0f64..1e9, ".{0,20}"), prop::collection::vec(any::<u32>(), 0..300), sampling())
-            .prop_map(|((request, priority, arrival, cache_salt), prompt, sampling)| {
-                Command::Submit(Box::new(Submission { request, prompt, sampling, priority, arrival, cache_salt }))
-            });
+    let submission = (
+        (any::<u64>(), any::<i32>(), 0f64..1e9, ".{0,20}"),
+        prop::collection::vec(any::<u32>(), 0..300),
+        sampling(),
+        prop::option::of(pooling()),
+    )
+        .prop_map(|((request, priority, arrival, cache_salt), prompt, sampling, pooling)| {
+            let submission = Submission { request, prompt, sampling, pooling, priority, arrival, cache_salt };
+            Command::Submit(Box::new(submission))
+        });
     prop_oneof![
         4 => submission,
         1 => any::<u64>().prop_map(|request| Command::Abort { request }),
@@ -108,6 +132,7 @@ fn report() -> impl Strategy<Value = Report> {
             .prop_map(|(outputs, stats)| Report::Step(Box::new(StepOutput { outputs, stats }))),
         1 => (any::<u64>(), reason, ".{0,40}")
             .prop_map(|(request, reason, message)| Report::Failed { request, reason, message }),
+        1 => pooled().prop_map(|output| Report::Pooled(Box::new(output))),
         1 => stats().prop_map(|stats| Report::Idle(Box::new(stats))),
     ]
 }

@@ -9,6 +9,7 @@ mod attention_work;
 mod device;
 mod history;
 mod lifecycle;
+mod pooling;
 mod prefix;
 mod random;
 mod scheduling;

@@ -38,6 +38,7 @@ pub fn config() -> EngineConfig {
         seed: 7,
         async_decode: false,
         device_work: None,
+        pooling: None,
     }
 }
 
@@ -61,7 +62,7 @@ pub fn submission(request: RequestId, prompt: impl IntoIterator<Item = u32>, max
         logprobs: None,
     };
     let prompt = prompt.into_iter().collect();
-    Submission { request, prompt, sampling, priority: 0, arrival: 1.0, cache_salt: String::new() }
+    Submission { request, prompt, sampling, pooling: None, priority: 0, arrival: 1.0, cache_salt: String::new() }
 }
 
 /// The hash of a history one token longer.
@@ -79,6 +80,11 @@ fn history(tokens: &[u32]) -> u64 {
 /// What the model answers to a history.
 fn answer(history: u64, choice: u32) -> u32 {
     (extend(history, choice + 1000) % u64::from(VOCAB_SIZE)) as u32
+}
+
+/// What the model pools a history to, beside its length.
+fn pooled(history: u64) -> f32 {
+    (history % 1000) as f32
 }
 
 /// The first elements of a column of integers.
@@ -226,6 +232,8 @@ pub struct Client {
     submission: Submission,
     pub answers: Vec<Answer>,
     pub failed: Option<FailReason>,
+    /// Of a prompt that was pooled: its cached tokens.
+    pub pooled: Option<u32>,
     aborted: bool,
 }
 
@@ -289,7 +297,7 @@ impl Simulator {
 
     pub fn submit(&mut self, submission: Submission) {
         let answers = vec![Answer::default(); submission.sampling.n as usize];
-        let client = Client { submission: submission.clone(), answers, failed: None, aborted: false };
+        let client = Client { submission: submission.clone(), answers, failed: None, pooled: None, aborted: false };
         self.clients.insert(submission.request, client);
         self.inbox.push(Command::Submit(Box::new(submission)));
     }
@@ -400,6 +408,12 @@ impl Simulator {
         }
         assert!(rows.next().is_none());
         drop(rows);
+        let rows: Vec<_> = self.engine.pooling(plan.epoch).expect("the step is in flight").collect();
+        for row in rows {
+            let last = columns.query_start[row.index + 1] as usize - 1;
+            let data = vec![columns.seq_len[row.index] as f32, pooled(histories[last])];
+            self.engine.set_pooled(plan.epoch, row.index, vec![2], data).expect("the step is in flight");
+        }
         let sampled: Vec<i32> = sampled.into_iter().map(|token| token as i32).collect();
         self.write("sampled", plan, &sampled);
         let width = self.engine.config().max_logprobs as i32;
@@ -467,6 +481,12 @@ impl Simulator {
                     let client = self.clients.get_mut(&request).expect("somebody asked for it");
                     assert!(!client.is_done() || client.answers.iter().any(|answer| answer.stopped));
                     client.failed = Some(reason);
+                }
+                Report::Pooled(output) => {
+                    let client = self.clients.get_mut(&output.request).expect("somebody asked for it");
+                    let prompt = &client.submission.prompt;
+                    assert_eq!(output.data, [prompt.len() as f32, pooled(history(prompt))]);
+                    assert!(client.pooled.replace(output.num_cached_tokens).is_none(), "pooled twice");
                 }
                 Report::Ready { .. } | Report::Idle(_) => {}
             }

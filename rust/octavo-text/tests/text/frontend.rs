@@ -7,14 +7,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::tokenizers::{END, byte_level};
+use crate::tokenizers::{END, byte_level, cross_encoder};
 use octavo_text::{
-    Delta, EndReason, Event, Failed, FailedReason, Frontend, Limits, Prompt, Request, Sampling, SamplingOptions,
-    StopReason, Tokenizer,
+    Delta, EndReason, Event, Failed, FailedReason, Frontend, Limits, Pooled, Prompt, Request, Sampling,
+    SamplingOptions, Side, StopReason, Tokenizer,
 };
 use octavo_wire::{
-    ChoiceOutput, Command, Endpoint, FailReason, Finish, FinishReason, Receiver, RecvError, Report, Sender, Stats,
-    StepOutput, Submission, Timings, TokenLogprobs,
+    ChoiceOutput, Command, Endpoint, FailReason, Finish, FinishReason, PooledOutput, Pooling, PoolingTask, Receiver,
+    RecvError, Report, Sender, Stats, StepOutput, Submission, Timings, TokenLogprobs,
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -441,6 +441,7 @@ fn every_request_of_many_threads_ends_exactly_once() {
             match event {
                 Event::Accepted(accepted) => assert!(!ends.contains_key(&accepted.request)),
                 Event::Failed(failed) => assert_eq!(ends.insert(failed.request, u32::MAX), None),
+                Event::Pooled(pooled) => panic!("{pooled:?} of no such request"),
                 Event::Delta(delta) => {
                     let text = shown.entry((delta.request, delta.index)).or_default();
                     text.push_str(&delta.text);
@@ -456,4 +457,62 @@ fn every_request_of_many_threads_ends_exactly_once() {
     assert!(ends.values().all(|count| [1, 2, u32::MAX].contains(count)));
     drop(frontend);
     engine.join().unwrap();
+}
+
+/// A request for an embedding of a prompt, cut to so many tokens.
+fn embed(prompt: Prompt, cut: Option<(i64, Side)>) -> Request {
+    let pooling = Pooling { task: PoolingTask::Embed, dimensions: None, normalize: None, num_first: 0 };
+    let sampling = sampling(|options| {
+        options.detokenize = false;
+        if let Some((limit, side)) = cut {
+            (options.truncate_prompt_tokens, options.truncation_side) = (Some(limit), side);
+        }
+    });
+    Request { pooling: Some(pooling), ..Request::new(prompt, sampling) }
+}
+
+#[test]
+fn a_prompt_is_pooled_and_that_is_its_last_event() {
+    let (frontend, mut engine) = start();
+    let request = frontend.submit(embed(Prompt::Ids(vec![7; 50]), None));
+    assert_eq!(accepted(&frontend).len(), 50);
+    let submission = engine.submission();
+    assert_eq!(submission.pooling.map(|pooling| (pooling.task, pooling.num_first)), Some((PoolingTask::Embed, 50)));
+    let output = PooledOutput { request, shape: vec![2], data: vec![0.5, -1.0], num_cached_tokens: 3 };
+    engine.send(&Report::Pooled(Box::new(output.clone())));
+    engine.send(&Report::Pooled(Box::new(output)));
+    let pooled = Pooled { request, num_prompt_tokens: 50, num_cached_tokens: 3, shape: vec![2], data: vec![0.5, -1.0] };
+    assert_eq!(events(&frontend, 1), [Event::Pooled(pooled)]);
+    assert_eq!(frontend.num_open(), 0);
+}
+
+#[test]
+fn a_prompt_to_be_pooled_is_cut_where_that_was_asked_for_and_else_refused() {
+    let (frontend, mut engine) = start();
+    let ids: Vec<u32> = (0..60).collect();
+    frontend.submit(embed(Prompt::Ids(ids.clone()), None));
+    assert_eq!(failed(&frontend).param, Some("prompt"));
+    for (side, kept) in [(Side::Left, 56..60), (Side::Right, 0..4)] {
+        frontend.submit(embed(Prompt::Ids(ids.clone()), Some((4, side))));
+        assert_eq!(accepted(&frontend), kept.collect::<Vec<u32>>());
+        assert_eq!(engine.submission().prompt.len(), 4);
+    }
+}
+
+#[test]
+fn the_tokenizer_says_what_stands_around_the_texts_of_a_pair_and_a_cut_leaves_it() {
+    let (frontend, mut engine) = start_with(Some(cross_encoder()));
+    let pair = || Prompt::Pair("a a a".into(), "b".into());
+    frontend.submit(embed(pair(), None));
+    // [CLS] a a a [SEP] b [SEP]
+    assert_eq!(accepted(&frontend), [0, 2, 2, 2, 1, 3, 1]);
+    assert_eq!(engine.submission().pooling.map(|pooling| pooling.num_first), Some(5));
+    for (side, first) in [(Side::Left, "b a"), (Side::Right, "a b")] {
+        frontend.submit(embed(Prompt::Pair("a b a".into(), "b".into()), Some((6, side))));
+        let [one, other] = if first == "b a" { [3, 2] } else { [2, 3] };
+        assert_eq!(accepted(&frontend), [0, one, other, 1, 3, 1]);
+        engine.submission();
+    }
+    frontend.submit(embed(Prompt::Text("a b a".into()), Some((3, Side::Right))));
+    assert_eq!(accepted(&frontend), [0, 2, 1]);
 }

@@ -80,3 +80,24 @@ pub fn word_piece() -> Arc<Tokenizer> {
     let decoder = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
     tokenizer(model, json!({"type": "Whitespace"}), decoder, &[END])
 }
+
+/// Words a and b, and BERT's `[CLS]` (id 0) and `[SEP]` (id 1) around the texts of a prompt.
+pub fn cross_encoder() -> Arc<Tokenizer> {
+    let special = |token: &str, kind: u32| json!({"SpecialToken": {"id": token, "type_id": kind}});
+    let text = |name: &str, kind: u32| json!({"Sequence": {"id": name, "type_id": kind}});
+    let (cls, sep) = (special("[CLS]", 0), special("[SEP]", 0));
+    let file = json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "decoder": null,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {
+            "type": "TemplateProcessing", "single": [cls, text("A", 0), sep],
+            "pair": [cls, text("A", 0), sep, text("B", 1), special("[SEP]", 1)],
+            "special_tokens": {
+                "[CLS]": {"id": "[CLS]", "ids": [0], "tokens": ["[CLS]"]},
+                "[SEP]": {"id": "[SEP]", "ids": [1], "tokens": ["[SEP]"]},
+            },
+        },
+        "model": {"type": "WordLevel", "unk_token": "[CLS]", "vocab": {"[CLS]": 0, "[SEP]": 1, "a": 2, "b": 3}},
+    });
+    Arc::new(Tokenizer::from_json(file.to_string().as_bytes()).expect("the file is valid"))
+}
