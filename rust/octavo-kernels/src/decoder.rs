@@ -1,7 +1,7 @@
 //! `Decoder`: a whole model, and a whole step of it in one entry into the pool.
 //!
 //! - `config`: the sizes, and the shape of every parameter by its name;
-//! - `weights`: the parameters, one by one as they are loaded, then as layers;
+//! - `weights`: the parameters as layers;
 //! - `workspace`: the rows that a step writes;
 //! - `step`: the phases of a step;
 //! - `greedy`: the most probable tokens instead of logits;
@@ -21,10 +21,11 @@ pub use config::DecoderConfig;
 
 use crate::error::check_length;
 use crate::linear::{Format, Stored};
+use crate::loading::Loading;
 use crate::{CpuKernels, KernelError, KvCache};
 use clock::Clock;
 use step::Step;
-use weights::{Loading, Weights};
+use weights::Weights;
 use workspace::Workspace;
 
 /// What a step ends with.
@@ -81,7 +82,7 @@ impl Decoder {
 
     /// Ends the loading. Errors: names a parameter that is missing.
     pub fn finish(&mut self) -> Result<(), KernelError> {
-        let weights = self.loading.finish(&self.config)?;
+        let weights = Weights::finish(&mut self.loading, &self.config)?;
         let workspace = Workspace::new(&self.config, &weights, self.kernels.threads());
         self.loaded = Some((weights, workspace));
         Ok(())
@@ -221,7 +222,7 @@ impl Decoder {
     }
 }
 
-fn check_indices(name: &'static str, column: &[i32], limit: usize) -> Result<(), KernelError> {
+pub(crate) fn check_indices(name: &'static str, column: &[i32], limit: usize) -> Result<(), KernelError> {
     let wrong = column.iter().position(|&value| usize::try_from(value).map_or(true, |value| value >= limit));
     match wrong {
         None => Ok(()),

@@ -1,6 +1,7 @@
 //! The sizes of a decoder, and the name and shape of every parameter.
 
 use crate::KernelError;
+use crate::loading::{Shape, Shapes};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderConfig {
@@ -27,14 +28,6 @@ pub struct DecoderConfig {
     pub max_num_tokens: usize,
     /// Samples of a step, at most.
     pub max_num_seqs: usize,
-}
-
-/// The shape of a parameter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// rows, columns
-    Matrix(usize, usize),
-    Vector(usize),
 }
 
 impl DecoderConfig {
@@ -79,9 +72,12 @@ impl DecoderConfig {
     pub(super) fn qkv_size(&self) -> usize {
         (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
     }
+}
 
-    /// The shape of the parameter `name`; None when this decoder has no such parameter.
-    pub(super) fn shape(&self, name: &str) -> Option<Shape> {
+impl Shapes for DecoderConfig {
+    const KIND: &'static str = "decoder";
+
+    fn shape(&self, name: &str) -> Option<Shape> {
         use Shape::{Matrix, Vector};
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         match name {
@@ -106,8 +102,8 @@ impl DecoderConfig {
         })
     }
 
-    /// The names of all parameters but the biases, which a model may lack.
-    pub(super) fn required(&self) -> Vec<String> {
+    /// All parameters but the biases, which a model may lack.
+    fn required(&self) -> Vec<String> {
         let mut kinds = vec!["attention_norm", "qkv", "output", "mlp_norm", "gate_up", "down"];
         if self.qk_norm {
             kinds.extend(["query_norm", "key_norm"]);
