@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from octavo._core import Delta, Endpoint, Frontend, Sampling
+from octavo._core import Delta, Endpoint, Frontend, Pooled, Sampling
 from octavo.collect import Collector
 from octavo.config import EngineConfig
 from octavo.engine.build import build_engine
@@ -185,7 +185,7 @@ class LLMEngine:
                     arrival = self._arrivals.get(event.request, now)
                     self.metrics.saw_delta(event, arrival, self._last_tokens, now)
             self.metrics.saw_stats(self.core.stats)
-        return sum(self.collector.take(event) for event in events)
+        return sum(self.collector.take(event) for event in events if not isinstance(event, Pooled))
 
     def finish(self, requests: Iterable[int]) -> None:
         """Aborts these requests, and turns the engine until they have ended. The others go on."""

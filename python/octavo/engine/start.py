@@ -41,6 +41,8 @@ class Prepared:
     """None without a model."""
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     """Defaults of sampling, in the form of a generation_config.json."""
+    pooling: frozenset[str] = frozenset()
+    """Tasks of a model that pools prompts, as `_core.Pooling` names them; empty: it generates text."""
 
 
 def prepare(config: EngineConfig) -> Prepared:

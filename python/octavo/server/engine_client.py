@@ -13,7 +13,7 @@ from math import inf
 from types import TracebackType
 from typing import Self
 
-from octavo._core import Accepted, Delta, Endpoint, Failed, Frontend, Sampling, Stats
+from octavo._core import Accepted, Delta, Endpoint, Failed, Frontend, Pooled, Sampling, Stats
 from octavo.server.errors import ApiError
 from octavo.server.metrics import Metrics
 
@@ -204,7 +204,7 @@ class EngineClient:
         for event in events:
             request = event.request
             stream = streams.get(request)
-            if stream is None:
+            if stream is None or isinstance(event, Pooled):
                 continue
             if isinstance(event, Delta):
                 metrics.saw_delta(event, stream.arrival, stream.last_tokens, now)

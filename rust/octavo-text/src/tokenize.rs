@@ -168,7 +168,7 @@ impl Tokenizer {
                     Side::Right => TruncationDirection::Right,
                 },
             };
-            (one, other) = truncate_encodings(one, other, &params).map_err(|error| failed(error.into()))?;
+            (one, other) = truncate_encodings(one, other, &params).map_err(failed)?;
         }
         let encoding = self.inner.post_process(one, other, add_special_tokens).map_err(failed)?;
         let num_first = encoding.get_type_ids().iter().take_while(|&&kind| kind == 0).count();
