@@ -1,8 +1,10 @@
 """POST /v1/chat/completions."""
 
-import msgspec
+from collections.abc import Callable
+
 from aiohttp import web
 
+from octavo._core import Delta
 from octavo.server.answer import Answer
 from octavo.server.body import read_object
 from octavo.server.chunks import ChunkEncoder
@@ -10,10 +12,11 @@ from octavo.server.conversation import ChoiceMessage, Conversation
 from octavo.server.fields import chat_request
 from octavo.server.logprobs import LogprobFormatter, join_chat
 from octavo.server.messages import check_message, joined_text
-from octavo.server.protocol import ChatChoice, ChatMessage, ChatRequest, ChatResponse
+from octavo.server.protocol import ChatChoice, ChatLogprobs, ChatMessage, ChatRequest, ChatResponse
 from octavo.server.request_id import request_id
-from octavo.server.service import SERVICE
+from octavo.server.service import SERVICE, Service
 from octavo.server.stream import ChunkStream, check_options, send
+from octavo.server.whole import json_answer
 
 
 async def post_chat_completion(request: web.Request) -> web.StreamResponse:
@@ -24,29 +27,39 @@ async def post_chat_completion(request: web.Request) -> web.StreamResponse:
     model = service.model_name(chat.model)
     options = check_options(service, chat.stream, chat.stream_options)
     identity = f"chatcmpl-{request_id(request, chat.request_id)}"
+    if not chat.stream:
+        return json_answer(await answer_whole(service, chat, id=identity, model=model, peer=request.remote))
     with service.open_stream(chat.timeout) as stream:
         conversation = await Conversation.start(service, chat, stream, id=identity, model=model)
         answer = conversation.answer
         answer.log_start("chat", request.remote)
-        logprobs = None
-        if chat.logprobs:
-            formatter = LogprobFormatter(
-                service.texts, chat.top_logprobs, as_token_ids=service.tokens_as_ids(chat.return_tokens_as_token_ids)
-            )
-            logprobs = formatter.chat
         form = ChatForm(chat, answer)
-        if chat.stream:
-            encoder = ChunkStream(
-                answer,
-                form.chunks,
-                options,
-                token_ids=chat.return_token_ids,
-                logprobs=logprobs,
-                opening=form.opening,
-            )
-            return await send(request, answer, encoder)
-        messages = await conversation.collect(keep_token_ids=chat.return_token_ids, logprobs=logprobs)
-        return web.Response(body=msgspec.json.encode(form.whole(messages)), content_type="application/json")
+        encoder = ChunkStream(
+            answer,
+            form.chunks,
+            options,
+            token_ids=chat.return_token_ids,
+            logprobs=logprobs_of(service, chat),
+            opening=form.opening,
+        )
+        return await send(request, answer, encoder)
+
+
+async def answer_whole(service: Service, chat: ChatRequest, *, id: str, model: str, peer: str | None) -> ChatResponse:
+    """One conversation's answer in one piece. Raises ApiError."""
+    with service.open_stream(chat.timeout) as stream:
+        conversation = await Conversation.start(service, chat, stream, id=id, model=model)
+        conversation.answer.log_start("chat", peer)
+        messages = await conversation.collect(keep_token_ids=chat.return_token_ids, logprobs=logprobs_of(service, chat))
+        return ChatForm(chat, conversation.answer).whole(messages)
+
+
+def logprobs_of(service: Service, chat: ChatRequest) -> Callable[[int, Delta], ChatLogprobs] | None:
+    """What makes the log-probabilities of a delta, where the request asks for them."""
+    if not chat.logprobs:
+        return None
+    as_token_ids = service.tokens_as_ids(chat.return_tokens_as_token_ids)
+    return LogprobFormatter(service.texts, chat.top_logprobs, as_token_ids=as_token_ids).chat
 
 
 class ChatForm:

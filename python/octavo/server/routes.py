@@ -11,6 +11,7 @@ from octavo.server.admin import ADMIN, ADMIN_ROUTES, Admin
 from octavo.server.anthropic.routes import MESSAGES_ROUTES
 from octavo.server.auth import require_key
 from octavo.server.chat import post_chat_completion
+from octavo.server.chat_batch import CHAT_BATCH_ROUTES
 from octavo.server.completions import post_completion
 from octavo.server.connections import CONNECTIONS, Connections
 from octavo.server.cors import Cors
@@ -95,6 +96,7 @@ ROUTES: tuple[Route, ...] = (
         fields=fields.DETOKENIZE,
         answer=DetokenizeResponse,
     ),
+    *CHAT_BATCH_ROUTES,
     *RESPONSES_ROUTES,
     *MESSAGES_ROUTES,
 )

@@ -46,7 +46,9 @@ class Making:
         service = self.answer.service
         self._logprobs: LogprobFormatter | None = None
         if "message.output_text.logprobs" in asked.include:
-            self._logprobs = LogprobFormatter(service.texts, asked.top_logprobs, as_token_ids=False)
+            self._logprobs = LogprobFormatter(
+                service.texts, asked.top_logprobs, as_token_ids=service.tokens_as_ids(None)
+            )
         self._pending: list[ChatLogprob] = []
         self._output = Output(
             self.answer.id,
