@@ -117,6 +117,8 @@ class Sampling:
         stream_interval: int = 1,
         truncate_prompt_tokens: int | None = None,
         truncation_side: Literal["left", "right"] = "left",
+        allowed_token_ids: Sequence[int] | None = None,
+        bad_words: Sequence[str] = ...,
     ) -> Self:
         """`repetition_detection` is (max_pattern_size, min_pattern_size, min_count)."""
 
@@ -430,8 +432,8 @@ class Engine:
                 seed i64[R] (the bits of a u64), choice i32[R], draw_step i64[R] (seed, choice and draw_step name the
                 random draw), num_logprobs i32[R] (-1: not even the sampled token's), presence_penalty f32[R],
                 frequency_penalty f32[R], repetition_penalty f32[R], host_sample i32[R]: 1 where CpuKernels.sample has
-                to choose: with banned tokens, a bias, or more than 32 log-probabilities, or with penalties in a row
-                whose history is not complete
+                to choose: with allowed or banned tokens, a bias, or more than 32 log-probabilities, or with penalties
+                in a row whose history is not complete
         and:    history_row i32[R], history_starts i32[R], history_first i32[R + 1], history_num_prompt i32[R],
                 history_tokens i32[T], for rows with penalties: tokens that the row has had, and the device does not
                 know (cuda/count_tokens.cu). It adds those that it samples itself
@@ -518,9 +520,9 @@ class CpuKernels:
         """Chooses one token for each sample of the step, into the arena's output columns.
 
         logits f32[num_samples, vocab_size], overwritten. With samples i32[n] only the samples of these indices, with
-        logits f32[n, vocab_size]; the other places of the columns stay. Penalties, bias, temperature, top-k, top-p,
-        min-p; seeds make a request's choice independent of the batch. Log-probabilities are those of the raw logits. A
-        sample that no token is possible for becomes -1. ValueError for an index that is no sample. Releases the GIL.
+        logits f32[n, vocab_size]; the other places of the columns stay. Allowed tokens, bad words, bias, penalties,
+        temperature, top-k, top-p, min-p; seeds make a request's choice independent of the batch. Log-probabilities are
+        those of the raw logits. A sample that no token is possible for becomes -1. ValueError for an index that is no sample. Releases the GIL.
         """
 
 @final

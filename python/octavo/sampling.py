@@ -21,8 +21,6 @@ NOT_YET: Mapping[str, Any] = {
     "flat_logprobs": False,
     "structured_outputs": None,
     "guided_decoding": None,
-    "allowed_token_ids": None,
-    "bad_words": None,
     "extra_args": None,
     "thinking_token_budget": None,
     "routed_experts_prompt_start": 0,
@@ -104,8 +102,10 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None
     """Added to the logits of these tokens, -100 to 100."""
     allowed_token_ids: Sequence[int] | None = None
+    """No other tokens are generated."""
     extra_args: Mapping[str, Any] | None = None
     bad_words: Sequence[str] | None = None
+    """Text that is not generated: neither at the beginning of a word nor behind a space."""
     skip_reading_prefix_cache: bool | None = None
     thinking_token_budget: int | None = None
     repetition_detection: "RepetitionDetectionParams | Mapping[str, int] | None" = None
@@ -175,6 +175,8 @@ class SamplingParams:
             stream_interval=self.stream_interval or 1,
             truncate_prompt_tokens=self.truncate_prompt_tokens,
             truncation_side=self.truncation_side,
+            allowed_token_ids=self.allowed_token_ids,
+            bad_words=self.bad_words or (),
         )
 
     def __repr__(self) -> str:

@@ -46,8 +46,6 @@ SHARED_REFUSED: Mapping[str, tuple[Any, ...]] = {
     "length_penalty": (1, 1.0),
     "prompt_logprobs": (),
     "logprob_token_ids": ([],),
-    "allowed_token_ids": (),
-    "bad_words": ([],),
     "return_weight_versions": (False,),
     "routed_experts_prompt_start": (0,),
     "return_token_offsets": (False,),

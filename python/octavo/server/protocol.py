@@ -53,6 +53,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: Count = 0
     skip_special_tokens: bool = True
     logit_bias: dict[str, float] = {}
+    allowed_token_ids: list[Int64] | None = None
+    bad_words: list[str] = []
     stream: bool = False
     stream_options: StreamOptions | None = None
     echo: bool = False

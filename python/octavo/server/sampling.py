@@ -111,6 +111,8 @@ class SamplingResolver:
                 include_stop_str_in_output=request.include_stop_str_in_output,
                 skip_special_tokens=request.skip_special_tokens,
                 logit_bias=self.logit_bias(request.logit_bias),
+                allowed_token_ids=self.allowed_token_ids(request.allowed_token_ids),
+                bad_words=request.bad_words,
                 logprobs=logprobs,
                 best_of=request.best_of,
                 repetition_detection=None if repeats is None else msgspec.structs.astuple(repeats),
@@ -131,6 +133,9 @@ class SamplingResolver:
             if not 0 <= token_id < self.vocab_size:
                 raise ApiError(400, f"{name}: {token_id} is no token id (0 to {self.vocab_size - 1}).", name)
         return token_ids
+
+    def allowed_token_ids(self, token_ids: Sequence[int] | None) -> Sequence[int] | None:
+        return None if token_ids is None else self.token_ids("allowed_token_ids", token_ids)
 
     def logit_bias(self, bias: Mapping[str, float]) -> list[tuple[int, float]]:
         pairs: dict[int, float] = {}

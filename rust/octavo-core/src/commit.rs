@@ -2,8 +2,10 @@
 //!
 //! [`commit`] walks a step's entries; [`Outbox`] collects what they report, in buffers that are used again.
 
-use octavo_wire::{ChoiceOutput, FailReason, Finish, FinishReason, Report, RequestId, Stats, StepOutput, Timings};
-use octavo_wire::{SendError, Sender, TokenLogprobs};
+use octavo_wire::{
+    ChoiceOutput, FailReason, Finish, FinishReason, Report, RequestId, Sampling, SendError, Sender, Stats, StepOutput,
+    Timings, TokenLogprobs,
+};
 
 use crate::arena::ArenaView;
 use crate::config::EngineConfig;
@@ -117,20 +119,36 @@ pub(crate) fn abort(requests: &mut Requests, scheduler: &mut Scheduler, outbox: 
     close(requests, scheduler, key);
 }
 
+/// Why a request ends for which the backend has chosen no token.
+fn no_token(sampling: &Sampling, chosen: i32) -> (FailReason, String) {
+    let constraints = [
+        ("allowed_token_ids", !sampling.allowed_token_ids.is_empty()),
+        ("bad_words", !sampling.bad_words.is_empty()),
+        ("min_tokens", sampling.min_tokens > 0),
+    ];
+    let names: Vec<&str> =
+        constraints.iter().filter(|constraint| constraint.1).map(|constraint| constraint.0).collect();
+    if chosen >= 0 || names.is_empty() {
+        return (FailReason::Internal, format!("the backend sampled token {chosen}, which is none"));
+    }
+    (FailReason::Invalid, format!("{} together leave no token that could come next", names.join(", ")))
+}
+
 /// Ends a request with an error.
-pub(crate) fn fail(
+pub(crate) fn end(
     requests: &mut Requests,
     scheduler: &mut Scheduler,
     outbox: &mut Outbox,
     request: usize,
-    message: &str,
+    reason: FailReason,
+    message: String,
 ) {
     let choices = requests.requests[request].choices.clone();
     let id = requests.requests[request].id;
     for key in choices.into_iter().flatten() {
         close(requests, scheduler, key);
     }
-    outbox.fail(id, FailReason::Internal, message.to_owned());
+    outbox.fail(id, reason, message);
 }
 
 /// Applies a step's outputs. The frame is filled, not sent.
@@ -170,7 +188,8 @@ pub(crate) fn commit(
         let request = requests.sequences[entry.key].request;
         if requests.requests[request].pooling.is_some() {
             let Some(result) = result else {
-                fail(requests, scheduler, outbox, request, "the backend made nothing of this prompt");
+                let message = "the backend made nothing of this prompt".to_owned();
+                end(requests, scheduler, outbox, request, FailReason::Internal, message);
                 continue;
             };
             let request = &requests.requests[request];
@@ -179,8 +198,9 @@ pub(crate) fn commit(
             close(requests, scheduler, entry.key);
             continue;
         }
-        if let Some(bad) = view.sampled[samples.clone()].iter().find(|&&token| token as u32 >= config.vocab_size) {
-            fail(requests, scheduler, outbox, request, &format!("the backend sampled token {bad}, which is none"));
+        if let Some(&bad) = view.sampled[samples.clone()].iter().find(|&&token| token as u32 >= config.vocab_size) {
+            let (reason, message) = no_token(&requests.requests[request].sampling, bad);
+            end(requests, scheduler, outbox, request, reason, message);
             continue;
         }
         if requests.sequences[entry.key].num_output() == 0 && requests.sequences[entry.key].turn.choice == 0 {

@@ -224,7 +224,8 @@ impl Engine {
             let (request, ending) = (sequence.request, sequence.ending);
             match ending {
                 Ending::None => {
-                    commit::fail(&mut self.requests, &mut self.scheduler, &mut self.outbox, request, message);
+                    let (reason, message) = (FailReason::Internal, message.to_owned());
+                    commit::end(&mut self.requests, &mut self.scheduler, &mut self.outbox, request, reason, message);
                 }
                 Ending::Abort => {
                     commit::abort(&mut self.requests, &mut self.scheduler, &mut self.outbox, entry.key);

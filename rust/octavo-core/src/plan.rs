@@ -51,6 +51,10 @@ pub struct SampleRow<'a> {
     pub step: u64,
     /// Tokens which cannot be chosen: stop and end-of-sequence tokens before `min_tokens`.
     pub banned: &'a [u32],
+    /// `Some`: no other token can be chosen.
+    pub allowed: Option<&'a [u32]>,
+    /// The last token of each cannot be chosen where `output` ends with those before it.
+    pub bad_words: &'a [Vec<u32>],
     /// Sorted by token.
     pub logit_bias: &'a [(u32, f32)],
     pub num_logprobs: Option<u32>,
@@ -233,6 +237,8 @@ impl Step {
                 choice: sequence.turn.choice + choice,
                 step: u64::from(num_output),
                 banned: request.banned_after(num_output),
+                allowed: Some(sampling.allowed_token_ids.as_slice()).filter(|allowed| !allowed.is_empty()),
+                bad_words: &sampling.bad_words,
                 logit_bias: &sampling.logit_bias,
                 num_logprobs: sampling.logprobs,
             })

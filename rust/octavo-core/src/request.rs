@@ -54,6 +54,8 @@ impl Request {
     pub fn needs_host(&self, num_output: u32) -> bool {
         let sampling = &self.sampling;
         !sampling.logit_bias.is_empty()
+            || !sampling.allowed_token_ids.is_empty()
+            || !sampling.bad_words.is_empty()
             || sampling.logprobs.is_some_and(|count| count > DEVICE_LOGPROBS)
             || !self.banned_after(num_output).is_empty()
     }

@@ -1,7 +1,7 @@
 //! Logits to tokens. Rows are shared out over the threads; each is done by one thread, from its own numbers alone.
 //!
-//! In order, as in vLLM: log-probabilities of the raw logits if asked for (scan.rs, truncate.rs); logit bias, banned
-//! tokens and penalties (penalties.rs); the most probable token if the temperature is 0; else temperature, min-p,
+//! In order, as in vLLM: log-probabilities of the raw logits if asked for (scan.rs, truncate.rs); allowed and
+//! banned tokens, logit bias and penalties (penalties.rs); the most probable token if the temperature is 0; else temperature, min-p,
 //! top-k, top-p (each of what the one before left, renormalised), and a draw by the inverse of the cumulated
 //! probabilities, in the order of the tokens, with a random number that depends on seed, choice and step alone
 //! (philox.rs).
@@ -47,7 +47,11 @@ pub struct SampleRow<'a> {
     pub choice: u32,
     /// How many tokens the answer has already.
     pub step: u64,
+    /// Some: no other token can be chosen.
+    pub allowed: Option<&'a [u32]>,
     pub banned: &'a [u32],
+    /// The last token of each is banned where `output` ends with those before it.
+    pub bad_words: &'a [Vec<u32>],
     /// (token, what is added to its logit)
     pub logit_bias: &'a [(u32, f32)],
     /// Some(n): give the token's log-probability and rank, and the n best tokens.

@@ -463,7 +463,9 @@ fn kernel_row(row: octavo_core::SampleRow<'_>) -> SampleRow<'_> {
         seed: row.seed,
         choice: row.choice,
         step: row.step,
+        allowed: row.allowed,
         banned: row.banned,
+        bad_words: row.bad_words,
         logit_bias: row.logit_bias,
         num_logprobs: row.num_logprobs,
     }

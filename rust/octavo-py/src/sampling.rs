@@ -21,7 +21,7 @@ impl Sampling {
                         include_stop_str_in_output = false, skip_special_tokens = true, detokenize = true,
                         logit_bias = Vec::new(), logprobs = None, best_of = None, repetition_detection = None,
                         spaces_between_special_tokens = true, stream_interval = 1, truncate_prompt_tokens = None,
-                        truncation_side = "left"))]
+                        truncation_side = "left", allowed_token_ids = None, bad_words = Vec::new()))]
     #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
     fn new(
         #[pyo3(from_py_with = integer)] n: i64,
@@ -49,6 +49,8 @@ impl Sampling {
         #[pyo3(from_py_with = integer)] stream_interval: i64,
         truncate_prompt_tokens: Option<Integer>,
         truncation_side: &str,
+        allowed_token_ids: Option<Vec<Integer>>,
+        bad_words: Vec<String>,
     ) -> PyResult<Self> {
         let repetition_detection = repetition_detection.map(|(longest, shortest, count)| RepetitionDetection {
             max_pattern_size: longest.0,
@@ -70,6 +72,8 @@ impl Sampling {
             ignore_eos,
             stop,
             stop_token_ids: stop_token_ids.into_iter().map(|token| token.0).collect(),
+            allowed_token_ids: allowed_token_ids.map(|tokens| tokens.into_iter().map(|token| token.0).collect()),
+            bad_words,
             include_stop_str_in_output,
             skip_special_tokens,
             detokenize,

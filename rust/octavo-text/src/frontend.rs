@@ -19,9 +19,9 @@ use octavo_wire::{
 use crate::choice::{Choice, aborted};
 use crate::event::{Accepted, Event, EventQueue, Failed, FailedReason, Pooled};
 use crate::ranking::Ranking;
-use crate::request::{Failure, Limits, Request, invalid};
+use crate::request::{Failure, Limits, Request, invalid, tokenize_words};
 use crate::sampling::Sampling;
-use crate::tokenize::Tokenizer;
+use crate::tokenize::{Tokenizer, TokenizerError};
 
 /// See the module. Dropping it closes the connection; its threads end on their own.
 pub struct Frontend {
@@ -257,7 +257,7 @@ impl Shared {
             return self.fail(job.id, failure);
         }
         match job.request.take_ids() {
-            Some(ids) => self.admit(job, ids, usize::MAX),
+            Some(ids) => self.admit(job, ids, usize::MAX, Vec::new()),
             None => self.jobs.push(job),
         }
     }
@@ -267,8 +267,13 @@ impl Shared {
         let Some(tokenizer) = self.tokenizer.as_ref().filter(|_| self.lock().open.contains_key(&job.id)) else {
             return;
         };
-        match std::panic::catch_unwind(AssertUnwindSafe(|| job.request.encode(&self.limits, tokenizer))) {
-            Ok(Ok((ids, num_first))) => self.admit(job, ids, num_first),
+        let encode = || {
+            let (ids, num_first) = job.request.encode(&self.limits, tokenizer)?;
+            Ok((ids, num_first, tokenize_words(&job.request.sampling.bad_words, tokenizer)?))
+        };
+        let result: Result<Result<_, TokenizerError>, _> = std::panic::catch_unwind(AssertUnwindSafe(encode));
+        match result {
+            Ok(Ok((ids, num_first, bad_words))) => self.admit(job, ids, num_first, bad_words),
             Ok(Err(error)) => self.fail(job.id, invalid("prompt", format!("The prompt cannot be tokenized: {error}."))),
             Err(_) => {
                 let message = "The tokenizer failed on this prompt.".to_owned();
@@ -278,13 +283,14 @@ impl Shared {
     }
 
     /// Checks a tokenized request and sends it. `num_first`: tokens of the first text.
-    fn admit(&self, job: Job, mut prompt: Vec<u32>, num_first: usize) {
+    fn admit(&self, job: Job, mut prompt: Vec<u32>, num_first: usize, bad_words: Vec<Vec<u32>>) {
         let sampling = &job.request.sampling;
         self.limits.truncate(&job.request, &mut prompt);
-        let checked = match job.request.check_prompt(&self.limits, &prompt) {
+        let mut checked = match job.request.check_prompt(&self.limits, &prompt) {
             Ok(checked) => checked,
             Err(failure) => return self.fail(job.id, failure),
         };
+        checked.bad_words = bad_words;
         let new_choice = || Choice::new(sampling, self.tokenizer.as_ref(), &prompt);
         let choices = (0..checked.n).map(|_| new_choice()).collect();
         let num_first = num_first.min(prompt.len()) as u32;

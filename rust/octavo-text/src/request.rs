@@ -71,6 +71,9 @@ impl Request {
         if tokenizer.is_none() && !self.sampling.stop.is_empty() {
             return Err(invalid("stop", "Stop strings need a tokenizer, and there is none.".into()));
         }
+        if tokenizer.is_none() && !self.sampling.bad_words.is_empty() {
+            return Err(invalid("bad_words", "Bad words need a tokenizer, and there is none.".into()));
+        }
         let length = match &self.prompt {
             Prompt::Ids(_) => return Ok(()),
             Prompt::Text(text) => text.len(),
@@ -93,26 +96,28 @@ impl Request {
         Ok(())
     }
 
-    /// The tokens of a prompt that is no text.
+    /// The tokens of a prompt, if no tokenizer is needed for it.
     pub(crate) fn take_ids(&mut self) -> Option<Vec<u32>> {
-        let Prompt::Ids(ids) = &mut self.prompt else { return None };
-        Some(std::mem::take(ids))
+        match &mut self.prompt {
+            Prompt::Ids(ids) if self.sampling.bad_words.is_empty() => Some(std::mem::take(ids)),
+            Prompt::Ids(_) | Prompt::Text(_) | Prompt::Pair(..) => None,
+        }
     }
 
-    /// The tokens of a prompt that is text, and how many of them are of the first one. None for ids.
+    /// The tokens of a prompt, and how many of them are of the first text.
     ///
     /// A prompt to be pooled is cut here, so that the special tokens around it stay; another one afterwards.
     pub(crate) fn encode(&self, limits: &Limits, tokenizer: &Tokenizer) -> Result<(Vec<u32>, usize), TokenizerError> {
         let (first, second) = match &self.prompt {
             Prompt::Text(text) => (text.as_str(), None),
             Prompt::Pair(first, second) => (first.as_str(), Some(second.as_str())),
-            Prompt::Ids(_) => return Ok((Vec::new(), 0)),
+            Prompt::Ids(ids) => return Ok((ids.clone(), usize::MAX)),
         };
         let cut = if self.pooling.is_some() { limits.cut(self) } else { None };
         tokenizer.encode_parts(first, second, self.add_special_tokens, cut)
     }
 
-    /// The engine's sampling parameters for the tokenized prompt.
+    /// The engine's sampling parameters for the tokenized prompt, but for the bad words.
     pub(crate) fn check_prompt(&self, limits: &Limits, prompt: &[u32]) -> Result<octavo_wire::Sampling, Failure> {
         let (limit, length) = (limits.max_model_len, prompt.len());
         let context = format!("This model's maximum context length is {limit} tokens.");
@@ -138,6 +143,7 @@ impl Request {
             return Ok(sampling);
         }
         limits.check_ids("stop_token_ids", sampling.stop_token_ids.iter().copied())?;
+        limits.check_ids("allowed_token_ids", sampling.allowed_token_ids.iter().copied())?;
         limits.check_ids("logit_bias", sampling.logit_bias.iter().map(|(token, _)| *token))?;
         let rest = u32::try_from(limit - length).unwrap_or(u32::MAX);
         sampling.max_tokens = match self.sampling.max_tokens {
@@ -156,6 +162,21 @@ impl Request {
         sampling.min_tokens = sampling.min_tokens.min(sampling.max_tokens);
         Ok(sampling)
     }
+}
+
+/// The tokens of each word, at the beginning of a text and behind a space. vLLM leaves the second out where it has
+/// another number of tokens; then the word could be generated, so here both count always.
+pub(crate) fn tokenize_words(words: &[String], tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, TokenizerError> {
+    let mut tokens = Vec::with_capacity(2 * words.len());
+    for word in words {
+        let word = word.trim_start();
+        tokens.push(tokenizer.encode(word, false)?);
+        tokens.push(tokenizer.encode(&format!(" {word}"), false)?);
+    }
+    tokens.retain(|word| !word.is_empty());
+    tokens.sort_unstable();
+    tokens.dedup();
+    Ok(tokens)
 }
 
 impl Limits {

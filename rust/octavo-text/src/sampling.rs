@@ -9,6 +9,8 @@ const MAX_CHOICES: i64 = 128;
 const MAX_STOP_STRINGS: usize = 64;
 const MAX_STOP_BYTES: usize = 1024;
 const MAX_STOP_TOKENS: usize = 1024;
+const MAX_BAD_WORDS: usize = 1024;
+const MAX_BAD_WORD_BYTES: usize = 256;
 const MAX_BIASES: usize = 4096;
 const MAX_BIAS: f64 = 100.0;
 /// Lower temperatures are greedy: dividing logits by them leaves nothing but the best token anyway.
@@ -35,6 +37,10 @@ pub struct SamplingOptions {
     pub ignore_eos: bool,
     pub stop: Vec<String>,
     pub stop_token_ids: Vec<i64>,
+    /// `Some`: no other tokens.
+    pub allowed_token_ids: Option<Vec<i64>>,
+    /// Text that must not be generated, at the beginning of a word or behind a space.
+    pub bad_words: Vec<String>,
     pub include_stop_str_in_output: bool,
     pub skip_special_tokens: bool,
     pub detokenize: bool,
@@ -87,6 +93,8 @@ impl Default for SamplingOptions {
             ignore_eos: false,
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
+            allowed_token_ids: None,
+            bad_words: Vec::new(),
             include_stop_str_in_output: false,
             skip_special_tokens: true,
             detokenize: true,
@@ -121,6 +129,8 @@ pub struct Sampling {
     pub(crate) engine: octavo_wire::Sampling,
     pub(crate) max_tokens: Option<u32>,
     pub(crate) stop: Arc<StopStrings>,
+    /// As text: only a tokenizer can fill those of `engine`.
+    pub(crate) bad_words: Vec<String>,
     pub(crate) include_stop: bool,
     pub(crate) skip_special_tokens: bool,
     pub(crate) detokenize: bool,
@@ -177,6 +187,8 @@ impl Sampling {
             min_tokens,
             ignore_eos: options.ignore_eos,
             stop_token_ids: stop_token_ids(&options.stop_token_ids)?,
+            allowed_token_ids: allowed_token_ids(options.allowed_token_ids.as_deref())?,
+            bad_words: Vec::new(),
             logit_bias: logit_bias(&options.logit_bias)?,
             logprobs: match options.logprobs {
                 Some(count) => Some(integer("logprobs", count, 0, i64::from(u32::MAX))?),
@@ -190,6 +202,7 @@ impl Sampling {
             engine,
             max_tokens,
             stop: Arc::new(StopStrings::new(stop_strings(options.stop)?)),
+            bad_words: bad_words(options.bad_words)?,
             include_stop: options.include_stop_str_in_output,
             skip_special_tokens: options.skip_special_tokens,
             detokenize: options.detokenize,
@@ -295,10 +308,41 @@ fn stop_token_ids(ids: &[i64]) -> Result<Vec<u32>, InvalidParam> {
     if ids.len() > MAX_STOP_TOKENS {
         return Err(invalid("stop_token_ids", format!("at most {MAX_STOP_TOKENS} are taken, got {}", ids.len())));
     }
-    let mut tokens = ids.iter().map(|id| token("stop_token_ids", *id)).collect::<Result<Vec<_>, _>>()?;
+    distinct("stop_token_ids", ids)
+}
+
+fn allowed_token_ids(ids: Option<&[i64]>) -> Result<Vec<u32>, InvalidParam> {
+    match ids {
+        None => Ok(Vec::new()),
+        Some([]) => Err(invalid("allowed_token_ids", "must not be empty: no token could be chosen")),
+        Some(ids) => distinct("allowed_token_ids", ids),
+    }
+}
+
+fn distinct(param: &'static str, ids: &[i64]) -> Result<Vec<u32>, InvalidParam> {
+    let mut tokens = ids.iter().map(|id| token(param, *id)).collect::<Result<Vec<_>, _>>()?;
     tokens.sort_unstable();
     tokens.dedup();
     Ok(tokens)
+}
+
+fn bad_words(words: Vec<String>) -> Result<Vec<String>, InvalidParam> {
+    if words.len() > MAX_BAD_WORDS {
+        return Err(invalid("bad_words", format!("at most {MAX_BAD_WORDS} are taken, got {}", words.len())));
+    }
+    for word in &words {
+        if word.trim_start().is_empty() {
+            return Err(invalid("bad_words", "a bad word cannot be empty"));
+        }
+        if word.len() > MAX_BAD_WORD_BYTES {
+            let length = word.len();
+            return Err(invalid(
+                "bad_words",
+                format!("a bad word has at most {MAX_BAD_WORD_BYTES} bytes, got {length}"),
+            ));
+        }
+    }
+    Ok(words)
 }
 
 fn logit_bias(biases: &[(i64, f64)]) -> Result<Vec<(u32, f32)>, InvalidParam> {
@@ -425,6 +469,22 @@ mod tests {
             error(|o| (o.detokenize, o.stop) = (false, vec!["a".into()])),
             "stop: stop strings need detokenize=True"
         );
+    }
+
+    #[test]
+    fn constraints_are_few_short_and_not_empty() {
+        let empty = "allowed_token_ids: must not be empty: no token could be chosen";
+        assert_eq!(error(|o| o.allowed_token_ids = Some(vec![])), empty);
+        assert_eq!(error(|o| o.allowed_token_ids = Some(vec![3, -4])), "allowed_token_ids: -4 is not a token id");
+        assert_eq!(error(|o| o.bad_words = vec!["a".into(), " ".into()]), "bad_words: a bad word cannot be empty");
+        assert_eq!(error(|o| o.bad_words = vec!["a".into(); 1025]), "bad_words: at most 1024 are taken, got 1025");
+        assert_eq!(
+            error(|o| o.bad_words = vec!["a".repeat(257)]),
+            "bad_words: a bad word has at most 256 bytes, got 257"
+        );
+        let allowed = (0..2000).rev().chain(0..2000).collect();
+        let checked = checked(|o| o.allowed_token_ids = Some(allowed));
+        assert_eq!(checked.engine.allowed_token_ids, (0..2000).collect::<Vec<u32>>());
     }
 
     #[test]

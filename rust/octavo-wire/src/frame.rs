@@ -269,6 +269,9 @@ fn write_sampling(writer: &mut Writer, sampling: &Sampling) {
     writer.u32(sampling.min_tokens);
     writer.bool(sampling.ignore_eos);
     writer.u32s(&sampling.stop_token_ids);
+    writer.u32s(&sampling.allowed_token_ids);
+    writer.count(sampling.bad_words.len());
+    sampling.bad_words.iter().for_each(|word| writer.u32s(word));
     writer.pairs(&sampling.logit_bias);
     writer.bool(sampling.logprobs.is_some());
     if let Some(logprobs) = sampling.logprobs {
@@ -291,9 +294,16 @@ fn read_sampling(reader: &mut Reader) -> Result<Sampling, FrameError> {
         min_tokens: reader.u32()?,
         ignore_eos: reader.bool()?,
         stop_token_ids: reader.u32s()?,
+        allowed_token_ids: reader.u32s()?,
+        bad_words: read_bad_words(reader)?,
         logit_bias: reader.pairs()?,
         logprobs: if reader.bool()? { Some(reader.u32()?) } else { None },
     })
+}
+
+fn read_bad_words(reader: &mut Reader) -> Result<Vec<Vec<u32>>, FrameError> {
+    let count = reader.count(4)?;
+    (0..count).map(|_| reader.u32s()).collect()
 }
 
 fn write_output(writer: &mut Writer, output: &ChoiceOutput) {

@@ -60,6 +60,10 @@ pub struct Sampling {
     pub min_tokens: u32,
     pub ignore_eos: bool,
     pub stop_token_ids: Vec<u32>,
+    /// No other tokens can be chosen, unless it is empty; sorted, no token twice.
+    pub allowed_token_ids: Vec<u32>,
+    /// The last token of each cannot be chosen where the output ends with those before it. None is empty.
+    pub bad_words: Vec<Vec<u32>>,
     /// Added to the logits; sorted by token, no token twice.
     pub logit_bias: Vec<(u32, f32)>,
     /// `Some(k)`: the chosen token's log-probability, and the k best.

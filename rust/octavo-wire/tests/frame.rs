@@ -23,12 +23,14 @@ prop_compose! {
         floats in prop::array::uniform6(-1e6f32..1e6),
         (seed, ignore_eos, logprobs) in any::<(Option<u64>, bool, Option<u32>)>(),
         stop_token_ids in prop::collection::vec(any::<u32>(), 0..5),
+        allowed_token_ids in prop::collection::vec(any::<u32>(), 0..5),
+        bad_words in prop::collection::vec(prop::collection::vec(any::<u32>(), 0..4), 0..5),
         logit_bias in prop::collection::vec((any::<u32>(), -100f32..100.0), 0..5),
     ) -> Sampling {
         let [temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty] = floats;
         Sampling {
             n, temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty, seed,
-            max_tokens, min_tokens, ignore_eos, stop_token_ids, logit_bias, logprobs,
+            max_tokens, min_tokens, ignore_eos, stop_token_ids, allowed_token_ids, bad_words, logit_bias, logprobs,
         }
     }
 }

@@ -58,6 +58,8 @@ pub fn submission(request: RequestId, prompt: impl IntoIterator<Item = u32>, max
         min_tokens: 0,
         ignore_eos: true,
         stop_token_ids: Vec::new(),
+        allowed_token_ids: Vec::new(),
+        bad_words: Vec::new(),
         logit_bias: Vec::new(),
         logprobs: None,
     };

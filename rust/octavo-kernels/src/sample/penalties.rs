@@ -1,4 +1,4 @@
-//! Changes of single logits before a token is chosen.
+//! What changes logits before a token is chosen.
 
 use super::SampleRow;
 
@@ -11,6 +11,10 @@ pub(super) struct Penalties {
     counted: Vec<u32>,
     /// (token, logit before the change), in order.
     changed: Vec<(u32, f32)>,
+    /// The logits that stay where only some tokens are allowed.
+    kept: Vec<f32>,
+    /// All logits before the changes, where most of them change and are wanted again; else empty.
+    raw: Vec<f32>,
 }
 
 /// Set in a count: the token occurs, though perhaps only in the prompt.
@@ -18,7 +22,11 @@ const SEEN: u32 = 1 << 31;
 
 /// Whether a row's settings may change its logits.
 pub(super) fn change(row: &SampleRow<'_>) -> bool {
-    !row.logit_bias.is_empty() || !row.banned.is_empty() || penalises(row)
+    row.allowed.is_some()
+        || !row.logit_bias.is_empty()
+        || !row.banned.is_empty()
+        || !row.bad_words.is_empty()
+        || penalises(row)
 }
 
 fn penalises(row: &SampleRow<'_>) -> bool {
@@ -26,14 +34,30 @@ fn penalises(row: &SampleRow<'_>) -> bool {
 }
 
 impl Penalties {
-    /// Logit bias, then banned tokens, then the repetition, frequency and presence penalties, as vLLM orders them.
+    /// Allowed tokens, logit bias, banned tokens and words, then the repetition, frequency and presence penalties, as
+    /// vLLM orders them.
     pub(super) fn apply(&mut self, logits: &mut [f32], row: &SampleRow<'_>) {
         self.changed.clear();
+        self.raw.clear();
+        if let Some(allowed) = row.allowed {
+            if row.num_logprobs.is_some() {
+                self.raw.extend_from_slice(logits);
+            }
+            self.keep(logits, allowed);
+        }
         for &(token, bias) in row.logit_bias {
             self.change(logits, token, |logit| logit + bias);
         }
         for &token in row.banned {
             self.change(logits, token, |_| f32::NEG_INFINITY);
+        }
+        for word in row.bad_words {
+            match word.split_last() {
+                Some((&last, before)) if row.output.ends_with(before) => {
+                    self.change(logits, last, |_| f32::NEG_INFINITY);
+                }
+                _ => {}
+            }
         }
         if !penalises(row) {
             return;
@@ -51,10 +75,25 @@ impl Penalties {
         }
     }
 
-    /// Puts the raw logits back.
+    /// Puts the raw logits back, for a row that asked for log-probabilities.
     pub(super) fn undo(&mut self, logits: &mut [f32]) {
+        if !self.raw.is_empty() {
+            return logits.copy_from_slice(&self.raw);
+        }
         for (token, logit) in self.changed.drain(..).rev() {
             logits[token as usize] = logit;
+        }
+    }
+
+    /// Leaves nothing but the logits of `allowed`.
+    fn keep(&mut self, logits: &mut [f32], allowed: &[u32]) {
+        self.kept.clear();
+        self.kept.extend(allowed.iter().map(|&token| logits.get(token as usize).copied().unwrap_or_default()));
+        logits.fill(f32::NEG_INFINITY);
+        for (&token, &logit) in allowed.iter().zip(&self.kept) {
+            if let Some(place) = logits.get_mut(token as usize) {
+                *place = logit;
+            }
         }
     }
 

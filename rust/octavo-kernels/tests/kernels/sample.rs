@@ -18,7 +18,9 @@ const PLAIN: SampleRow<'static> = SampleRow {
     seed: 0,
     choice: 0,
     step: 0,
+    allowed: None,
     banned: &[],
+    bad_words: &[],
     logit_bias: &[],
     num_logprobs: None,
 };
@@ -72,13 +74,21 @@ fn sample_one(kernels: &CpuKernels, logits: &[f32], row: SampleRow<'_>) -> usize
     columns.sampled[0] as usize
 }
 
+/// Where the end of the output that could begin a bad word begins.
+fn start_of(row: &SampleRow<'_>, word: &[u32]) -> usize {
+    (row.output.len() + 1).saturating_sub(word.len())
+}
+
 /// Bias, bans and penalties, token by token.
 fn penalised(logits: &[f32], row: &SampleRow<'_>) -> Vec<f64> {
     (0..logits.len() as u32)
         .map(|token| {
             let mut logit = f64::from(logits[token as usize]);
             logit += row.logit_bias.iter().filter(|bias| bias.0 == token).map(|bias| f64::from(bias.1)).sum::<f64>();
-            if row.banned.contains(&token) || logit.is_nan() {
+            let forbidden = row.allowed.is_some_and(|allowed| !allowed.contains(&token))
+                || row.banned.contains(&token)
+                || row.bad_words.iter().any(|word| *word == [&row.output[start_of(row, word)..], &[token]].concat());
+            if forbidden || logit.is_nan() {
                 return f64::NEG_INFINITY;
             }
             if row.prompt.contains(&token) || row.output.contains(&token) {
@@ -162,6 +172,9 @@ fn frequencies_follow_the_probabilities() {
         SampleRow { min_p: 0.2, ..PLAIN },
         SampleRow { temperature: 2.0, top_k: 40, top_p: 0.9, min_p: 0.02, ..PLAIN },
         SampleRow { banned: &[3, 4, 5], logit_bias: &[(7, 2.0), (8, -100.0)], ..PLAIN },
+        SampleRow { allowed: Some(&[1, 2, 4, 8, 9]), banned: &[8], min_p: 0.01, ..PLAIN },
+        SampleRow { output: &[3, 1, 6, 1], frequency_penalty: 0.7, presence_penalty: -0.4, ..PLAIN },
+        SampleRow { prompt: &[0, 5], output: &[2, 2], repetition_penalty: 1.6, top_k: 7, ..PLAIN },
         SampleRow { top_k: 1, ..PLAIN },
     ];
     for kernels in all_kernels(2) {
@@ -243,6 +256,9 @@ fn greedy_rows_are_those_that_want_the_largest_raw_logit() {
         PLAIN,
         SampleRow { num_logprobs: Some(0), ..GREEDY },
         SampleRow { banned: &[1], ..GREEDY },
+        SampleRow { allowed: Some(&[1]), ..GREEDY },
+        SampleRow { allowed: Some(&[]), ..GREEDY },
+        SampleRow { bad_words: &[vec![1, 2]], ..GREEDY },
         SampleRow { logit_bias: &[(1, 1.0)], ..GREEDY },
         SampleRow { presence_penalty: 0.5, ..GREEDY },
         SampleRow { frequency_penalty: 0.5, ..GREEDY },
@@ -325,24 +341,41 @@ proptest! {
         presence_penalty in -2.0_f32..2.0,
         frequency_penalty in -2.0_f32..2.0,
         repetition_penalty in 0.3_f32..2.0,
+        allowed in prop::option::of(prop::collection::btree_set(0_u32..70, 0..30)),
         banned in prop::collection::vec(0_u32..70, 0..3),
+        bad_words in prop::collection::vec(prop::collection::vec(0_u32..12, 1..3), 0..20),
         logit_bias in prop::collection::vec((0_u32..70, -5.0_f32..5.0), 0..4),
+        num_logprobs in prop::option::of(0_u32..3),
     ) {
+        let allowed: Option<Vec<u32>> = allowed.map(|allowed| allowed.into_iter().collect());
         let row = SampleRow {
             prompt: &prompt,
             output: &output,
             presence_penalty,
             frequency_penalty,
             repetition_penalty,
+            allowed: allowed.as_deref(),
             banned: &banned,
+            bad_words: &bad_words,
             logit_bias: &logit_bias,
+            num_logprobs,
             ..GREEDY
         };
         let expected = penalised(&logits, &row);
         let largest = expected.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         for kernels in all_kernels(1) {
-            let token = sample_one(&kernels, &logits, row);
+            let (columns, result) = sample(&kernels, &logits, logits.len(), &[row]);
+            if largest == f64::NEG_INFINITY {
+                prop_assert_eq!((columns.sampled[0], result), (-1, Err(KernelError::NoToken { rows: vec![0] })));
+                continue;
+            }
+            let token = columns.sampled[0] as usize;
             prop_assert!(expected[token] > largest - 1e-4, "token {} of {:?}", token, expected);
+            if num_logprobs.is_some() {
+                let log_sum = logits.iter().map(|x| x.exp()).sum::<f32>().ln();
+                prop_assert!((columns.logprob[0] - (logits[token] - log_sum)).abs() < 1e-4);
+                prop_assert_eq!(columns.rank[0] as usize, 1 + logits.iter().filter(|&&x| x > logits[token]).count());
+            }
         }
     }
 
