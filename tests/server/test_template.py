@@ -1,6 +1,7 @@
 """Chat templates give the text that Transformers gives, and their errors are one line."""
 
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,11 +211,64 @@ def test_errors_of_a_template_are_one_line(source: str, message: str) -> None:
     assert isinstance(caught.value, ValueError)
 
 
-def test_text_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("octavo.server.template.MAX_RENDERED_CHARACTERS", 10_000)
-    source = "{% for i in range(1000) %}{% for j in range(1000) %}{{ 'xxxxxxxxxx' }}{% endfor %}{% endfor %}"
-    with pytest.raises(TemplateError, match="more than 10000 characters"):
+LARGE = "{% set ns = namespace(x='xxxxxxxxxx') %}{% for i in range(60) %}BODY{% endfor %}{{ ns.x|length }}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(1000) %}{% for j in range(1000) %}{{ 'xxxxxxxxxx' }}{% endfor %}{% endfor %}",
+        "{% set x %}{% for i in range(99999) %}{{ 'xxxxxxxxxx' }}{% endfor %}{% endset %}{{ x|length }}",
+        "{% macro m() %}{% for i in range(99999) %}{{ 'xxxxxxxxxx' }}{% endfor %}{% endmacro %}{{ m()|length }}",
+        "{% filter upper %}{% for i in range(99999) %}{{ 'xxxxxxxxxx' }}{% endfor %}{% endfilter %}",
+        LARGE.replace("BODY", "{% set ns.x = ns.x ~ ns.x %}"),
+        LARGE.replace("BODY", "{% set ns.x = ns.x + ns.x %}"),
+        LARGE.replace("BODY", "{% set ns.x = [ns.x, ns.x]|join(ns.x) %}"),
+        LARGE.replace("BODY", "{% set ns.x = ns.x.join([ns.x, ns.x]) %}"),
+        LARGE.replace("BODY", "{% set ns.x = ns.x.replace('x', 'xx') %}"),
+        LARGE.replace("BODY", "{% set ns.x = ns.x|replace('x', 'xx') %}"),
+        LARGE.replace("BODY", "{% set ns.x = '%s%s' % (ns.x, ns.x) %}{% set ns.x = ns.x * 2 %}"),
+        "{{ ('x' * 10000000000)|length }}",
+        "{{ (10000000000 * 'x')|length }}",
+        "{{ ([0] * 10000000000)|length }}",
+        "{{ 'x'.ljust(10000000000) }}",
+        "{{ 'x'.zfill(width=10000000000) }}",
+        "{{ 'x'|center(10000000000) }}",
+        "{{ 'x'|indent(width=10000000000) }}",
+        "{{ [1]|batch(10000000000, 0)|list }}",
+        "{{ '%10000000000d' % 1 }}",
+        "{{ '%*d' % (10000000000, 1) }}",
+        "{{ '%10000000000d'|format(1) }}",
+        "{{ '{:>10000000000}'.format(1) }}",
+        "{{ '{:>{}}'.format(1, 10000000000) }}",
+        "{{ 9 ** (9 ** 9) }}",
+        "{% set ns = namespace(x=99) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+    ],
+)
+def test_texts_and_numbers_have_an_end(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.setattr("octavo.server.template_guard.MAX_CHARACTERS", 10_000)
+    with pytest.raises(TemplateError, match=r"more than 10000 characters|is too large") as caught:
         ChatTemplate(source).render([{"role": "user", "content": "Hi"}])
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+        "{% for i in range(9) recursive %}{% if loop.depth < 40 %}{{ loop(range(9)) }}{% endif %}{% endfor %}",
+        "{% for i in range(99999) %}{% if range(99999)|list|sort|length %}{% endif %}{% endfor %}",
+    ],
+)
+def test_a_loop_has_an_end(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.setattr("octavo.server.template_guard.RENDER_SECONDS", 0.1)
+    template = ChatTemplate(source)
+    began = time.monotonic()
+    with pytest.raises(TemplateError, match=r"took more than 0\.1 seconds"):
+        template.render([{"role": "user", "content": "Hi"}])
+    assert time.monotonic() - began < 2
+    assert template.slow
 
 
 def test_conversations_must_hold_messages() -> None:

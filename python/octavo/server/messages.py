@@ -75,7 +75,7 @@ async def render(
         )
 
     try:
-        if sum(map(num_characters, checked)) >= LARGE_BODY:
+        if template.slow or sum(map(num_characters, checked)) >= LARGE_BODY:
             return await asyncio.to_thread(run)
         return run()
     except TemplateError as error:

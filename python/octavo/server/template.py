@@ -9,6 +9,7 @@ a template does wrong is a TemplateError of one line. Rendering uses no shared s
 
 import datetime
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +19,12 @@ from jinja2 import TemplateSyntaxError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from octavo.errors import ModelError, TemplateError
+from octavo.server.template_guard import GuardedEnvironment, check_size, limited_time
 
-MAX_RENDERED_CHARACTERS = 64 << 20
-"""Far above any context length; a template that loops forever while writing stops here."""
+SLOW_SECONDS = 0.02
 _CONTINUE_MARK = "\ue000octavo: continue here\ue001 "
 """Ends in a space, so that it shows whether the template strips what follows a message."""
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
@@ -40,10 +40,13 @@ class ChatTemplate:
         """TemplateError when `source` is not valid Jinja."""
         self.source = source
         self._special_tokens = dict(special_tokens or {})
+        self.slow = True
+        """Whether the last text took long, so that the next is better made beside the event loop."""
         environment = _environment()
         try:
-            self.content_format: ContentFormat = _content_format(environment.parse(source))
-            self._template = environment.from_string(source)
+            parsed = environment.parse(source)
+            self.content_format: ContentFormat = _content_format(parsed)
+            self._template = environment.make_template(parsed)
         except TemplateSyntaxError as error:
             raise TemplateError(
                 f"the chat template is not valid Jinja: line {error.lineno}: {error.message}"
@@ -101,12 +104,13 @@ class ChatTemplate:
     def _run(self, variables: dict[str, Any]) -> str:
         pieces: list[str] = []
         size = 0
+        began = time.monotonic()
         try:
-            for piece in self._template.generate(variables):
-                pieces.append(piece)
-                size += len(piece)
-                if size > MAX_RENDERED_CHARACTERS:
-                    raise TemplateError(f"the chat template wrote more than {MAX_RENDERED_CHARACTERS} characters")
+            with limited_time():
+                for piece in self._template.generate(variables):
+                    pieces.append(piece)
+                    size += len(piece)
+                    check_size(size)
         except TemplateError:
             raise
         except JinjaError as error:
@@ -114,6 +118,8 @@ class ChatTemplate:
         except Exception as error:  # a template is foreign code: any error in it is its own, or the client's
             name = type(error).__name__
             raise TemplateError(f"the chat template failed on these messages: {name}: {_first_line(error)}") from error
+        finally:
+            self.slow = time.monotonic() - began > SLOW_SECONDS
         return "".join(pieces)
 
 
@@ -270,12 +276,11 @@ def _strftime_now(pattern: str) -> str:
     return datetime.datetime.now().strftime(pattern)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-    )
+def _environment() -> GuardedEnvironment:
+    environment = GuardedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals.update(
         raise_exception=_raise_exception, strftime_now=_strftime_now, namespace=_SafeNamespace, dict=_SafeDict()
     )
+    environment.guard_filters()
     return environment
