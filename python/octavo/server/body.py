@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 async def read_object(request: web.Request) -> dict[str, Any]:
     """The body as a JSON object. Raises ApiError 400, 408 or 413."""
+    if (request.content_length or 0) > request.client_max_size:
+        raise web.HTTPRequestEntityTooLarge(request.client_max_size, request.content_length or 0)
     timeout = request.app[CONNECTIONS].receive_timeout
     try:
         async with asyncio.timeout(timeout):
