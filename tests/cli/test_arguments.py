@@ -114,6 +114,9 @@ def test_keys_from_the_environment() -> None:
     assert configs("m", environment=environment)[1].api_keys == ("a", "b")
     assert configs("m", "--api-key", "c", environment=environment)[1].api_keys == ("c",)
     assert configs("m", environment={"VLLM_API_KEY": ""})[1].api_keys == ()
+    environment = {"OCTAVO_ADMIN_API_KEY": "admin"}
+    assert configs("m", environment=environment)[1].admin_api_keys == ("admin",)
+    assert configs("m", "--admin-api-key", "b", environment=environment)[1].admin_api_keys == ("b",)
 
 
 NO_SPECULATION = f"--speculative-config: octavo does not do this yet; {SPECULATION}"

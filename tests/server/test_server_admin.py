@@ -1,6 +1,7 @@
 """The administrator's routes: sleep frees everything and wakes up again, pause only stops admission."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -164,6 +165,34 @@ async def test_server_info_tells_no_secrets(admin: Client) -> None:
 async def test_parameters_are_checked(admin: Client, path: str, param: str) -> None:
     status, answer = await admin.post(path)
     assert (status, answer["error"]["param"]) == (400, param)
+    await admin.still_serves()
+
+
+async def test_a_stuck_engine_is_put_to_sleep_all_the_same() -> None:
+    with ServerProcess(server={**OPTIONS, "stall_timeout": 0.5}) as server:
+        engine = server.engine_pid
+        async with admin_client(server) as session:
+            client = Client(session)
+            os.kill(engine, signal.SIGSTOP)
+            waiting = asyncio.create_task(client.post("/v1/completions", {"prompt": "Hi"}))
+
+            async def arrived() -> bool:
+                return (await client.get("/load"))[1]["server_load"] == 1
+
+            await until(arrived)
+            assert (await client.post("/sleep?mode=wait"))[0] == 200
+            assert (await waiting)[0] == 503
+            assert not alive(engine)
+            assert (await client.post("/wake_up"))[0] == 200
+            await client.still_serves()
+            assert await client.gauge("octavo:engine_restarts_total") == 0
+
+
+async def test_many_changes_at_once(admin: Client) -> None:
+    paths = ["/sleep", "/wake_up", "/sleep?level=2", "/wake_up", "/pause", "/resume"] * 3
+    answers = await asyncio.gather(*(admin.post(path) for path in paths))
+    assert {status for status, _ in answers} <= {200, 503}
+    assert (await admin.post("/wake_up"))[0] == (await admin.post("/resume"))[0] == 200
     await admin.still_serves()
 
 

@@ -218,3 +218,15 @@ async def test_a_server_without_a_model() -> None:
             ):
                 status, answer = await client.post(path, body)
                 assert status == 400, answer
+
+
+async def test_invocations_of_sagemaker(client: Client) -> None:
+    status, answer = await client.post("/invocations", {"prompt": "Hi", "max_tokens": 2})
+    assert (status, answer["object"]) == (200, "text_completion")
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    status, answer = await client.post("/invocations", body)
+    assert (status, answer["object"]) == (200, "chat.completion")
+    *_, last = await client.stream("/invocations", body)
+    assert last["choices"][0]["finish_reason"] == "length"
+    status, answer = await client.post("/invocations", {"colour": 1})
+    assert (status, "messages, prompt" in answer["error"]["message"]) == (400, True)

@@ -30,6 +30,7 @@ FLAGS: tuple[Flag, ...] = (*flags.FLAGS, *SERVER_FLAGS)
 ALL_FLAGS: tuple[Flag | Known, ...] = (*FLAGS, *IGNORED, *LATER)
 BY_NAME = {flag.name: flag for flag in ALL_FLAGS}
 ENVIRONMENT_KEYS = ("OCTAVO_API_KEY", "VLLM_API_KEY")
+ENVIRONMENT_ADMIN_KEY = "OCTAVO_ADMIN_API_KEY"
 UNITS = {"k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -199,6 +200,8 @@ def to_configs(values: Values, environment: Mapping[str, str]) -> tuple[EngineCo
     keys = [environment[name] for name in ENVIRONMENT_KEYS if environment.get(name)]
     if keys:
         options["server"].setdefault("api_keys", keys)
+    if admin_key := environment.get(ENVIRONMENT_ADMIN_KEY):
+        options["server"].setdefault("admin_api_keys", [admin_key])
     engine, server = options.pop("engine"), options.pop("server")
     try:
         return msgspec.convert({**options, **engine}, EngineConfig), msgspec.convert(server, ServerConfig)

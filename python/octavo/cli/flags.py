@@ -275,7 +275,12 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(name="host", kind=STR, target="server.host", help="address to listen on (default: every interface)"),
     Flag(name="port", kind=INT, target="server.port", help="port to listen on; 0: any free one"),
-    Flag(name="uds", kind=STR, target="server.uds", help="listen on this Unix socket instead"),
+    Flag(
+        name="uds",
+        kind=STR,
+        target="server.uds",
+        help="listen on this Unix socket instead; the umask says who may connect",
+    ),
     Flag(
         name="api-key",
         kind=LIST,

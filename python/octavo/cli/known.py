@@ -302,7 +302,7 @@ LATER: tuple[Known, ...] = (
     Known("cohere-format", STR, "cmd4"),
     Known("anthropic-disabled-thinking-effort", STR, "auto"),
     Known("enable-scale-out", BOOL, False),
-    Known("fingerprint-mode", STR, "full"),
+    Known("fingerprint-mode", STR, "full", also=("none",)),
     Known("fingerprint-value", STR),
     Known("grpc-port", INT),
     Known("data-parallel-supervisor-port", INT, 9256),

@@ -9,7 +9,7 @@ SERVER_FLAGS: tuple[Flag, ...] = (
         name="admin-api-key",
         kind=LIST,
         target="server.admin_api_keys",
-        help="key that opens the admin routes (/sleep, /server_info, …); without one they do not exist",
+        help="key of the admin routes (/sleep, …), absent without one (default: OCTAVO_ADMIN_API_KEY)",
     ),
     Flag(
         name="protect-metrics",

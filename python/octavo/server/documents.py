@@ -25,6 +25,7 @@ SECURITY: Schema = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key of this server."},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same key."},
     "admin": {"type": "http", "scheme": "bearer", "description": "The admin key."},
+    "x-admin-key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The admin key."},
 }
 PARAMETER = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:60em;padding:0 1em;color:#222}
@@ -106,7 +107,7 @@ class Documents:
 
     def security(self, route: Route) -> list[Schema]:
         if route.access is Access.ADMIN:
-            return [{"admin": []}]
+            return [{"admin": []}, {"x-admin-key": []}]
         protected = route.access is Access.KEY or (route.access is Access.SCRAPE and self.config.protect_metrics)
         return [{"bearer": []}, {"x-api-key": []}] if protected and self.config.api_keys else []
 

@@ -105,6 +105,13 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     chat_template_kwargs: dict[str, Any] = {}
 
 
+class Invocation(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of a chat or of a completion."""
+
+    messages: list[dict[str, Any]] | UnsetType = UNSET
+    prompt: Any = UNSET
+
+
 class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     tokens: list[Int64]
     model: str | None = None

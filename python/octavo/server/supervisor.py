@@ -70,6 +70,8 @@ class Supervisor:
         self.client = EngineClient(frontend, metrics)
         self.health = Health(self.client, stall_timeout)
         self._deaths: deque[float] = deque()
+        self._resting = False
+        """The engine's end is wanted."""
         self._wake = asyncio.Event()
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Task[None]] = set()
@@ -87,7 +89,7 @@ class Supervisor:
         try:
             while True:
                 status = await asyncio.to_thread(self.process.wait)
-                if self.health.engine is EngineState.ASLEEP:
+                if self._resting:
                     await self._sleep_until_woken()
                 else:
                     await self._replace(status)
@@ -132,13 +134,9 @@ class Supervisor:
                 return
             self.health.check_engine()
             self.health.engine = EngineState.ASLEEP
+            self._resting = True
             await self.quiet(ending)
-            self.client.frontend.drain_engine()
-            try:
-                await asyncio.to_thread(self.process.wait, END_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-            self.process.terminate()
+            await self._end_process()
             self.client.dispatch()
             self.client.metrics.engine_ended()
             self.client.metrics.sleep_level = level
@@ -162,6 +160,7 @@ class Supervisor:
             self.health.engine = EngineState.ASLEEP
             self.client.news.set()
             return
+        self._resting = False
         self.client.metrics.sleep_level = 0
         logger.info("the engine is awake, after %.1f s", time.monotonic() - began)
 
@@ -173,6 +172,10 @@ class Supervisor:
 
     async def end(self, *, at_once: bool = False) -> None:
         """Ends the engine process, whatever state it is in; afterwards none is left."""
+        await self._end_process(at_once=at_once)
+        self.client.detach()
+
+    async def _end_process(self, *, at_once: bool = False) -> None:
         if not at_once and self.process.poll() is None:
             with contextlib.suppress(Exception):
                 self.client.frontend.drain_engine()
@@ -181,7 +184,6 @@ class Supervisor:
         if self.process.poll() is None:
             self.process.kill()
         self.process.terminate()
-        self.client.detach()
 
     async def _until_ready(self) -> int | None:
         """None when the engine serves, or the status that it ended with."""
@@ -234,11 +236,10 @@ class Supervisor:
             now = time.monotonic()
             self.client.observe(now)
             self.client.metrics.sample_throughput(now)
-            if self.health.engine is not EngineState.SERVING:
-                continue
             if silent := self.health.stalled():
                 logger.error("the engine has been stuck for %.0f s (--stall-timeout); it is ended", silent)
-            if silent or not self.client.frontend.connected:
+            lost = self.health.engine is EngineState.SERVING and not self.client.frontend.connected
+            if silent or lost:
                 # Stuck, or it has closed its connection without ending: nothing more will come of it.
                 self.process.kill()
 
