@@ -1,7 +1,8 @@
-"""The command line: `octavo serve`, `chat`, `complete`, `bench`, `doctor`.
+"""The command line: `octavo serve`, `chat`, `complete`, `run-batch`, `bench`, `doctor`.
 
     main (here) → serve.py, chat.py → arguments.py → flags.py, known.py
                           chat.py → client.py → a server
+                          run_batch.py → batch_file.py, child.py → a server
            doctor.py → the devices
 
 Each command is imported when it is asked for, so that `--version` and `--help` answer at once. An error that the user
@@ -18,6 +19,7 @@ COMMANDS = {
     "serve": "answer the OpenAI API over HTTP",
     "chat": "talk to a model in the terminal",
     "complete": "let a model continue texts in the terminal",
+    "run-batch": "answer a file of requests",
     "bench": "measure a model on this machine",
     "doctor": "say what this machine has, and what octavo can use of it",
 }
@@ -25,6 +27,7 @@ MODULES = {
     "serve": "octavo.cli.serve",
     "chat": "octavo.cli.chat",
     "complete": "octavo.cli.chat",
+    "run-batch": "octavo.cli.run_batch",
     "bench": "octavo.cli.bench",
     "doctor": "octavo.cli.doctor",
 }
