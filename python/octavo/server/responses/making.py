@@ -76,6 +76,11 @@ class Making:
             store=stored,
             text=asked.text if asked.text and asked.text.format else TextOptions(format=PlainText()),
             top_logprobs=asked.top_logprobs,
+            presence_penalty=asked.presence_penalty or 0.0,
+            frequency_penalty=asked.frequency_penalty or 0.0,
+            user=asked.user,
+            safety_identifier=asked.safety_identifier,
+            prompt_cache_key=asked.prompt_cache_key,
         )
 
     async def whole(self) -> Response:

@@ -88,6 +88,9 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
         dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
     ] = {}
     request_id: RequestId | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
     # From here on: as chat.
     include_reasoning: bool | None = None
     temperature: float | None = None
@@ -229,12 +232,16 @@ class Response(msgspec.Struct, kw_only=True):
     store: bool
     text: TextOptions
     top_logprobs: int
+    presence_penalty: float
+    frequency_penalty: float
+    user: str | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
     truncation: Literal["disabled"] = "disabled"
     object: Literal["response"] = "response"
     service_tier: Literal["default"] = "default"
     max_tool_calls: None = None
     prompt: None = None
-    user: None = None
 
 
 class DeletedResponse(msgspec.Struct):
