@@ -46,6 +46,7 @@ def test_without_a_word(words: list[str]) -> None:
         (["--enable-disagg-prefill", "--prefill-tp", "2", "--decode-tp", "2"], "one engine"),
         (["--swap-space", "16"], "no effect"),
         (["--h11-max-header-count", "100", "--uvicorn-log-level", "debug"], "no effect"),
+        (["--attention-backend", "FLASH_ATTN", "--api-server-count", "4"], "no effect"),
         (["--limit-mm-per-prompt", "image=4"], "no model that octavo serves takes images"),
     ],
 )

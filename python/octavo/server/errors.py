@@ -36,6 +36,7 @@ ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     500: "api_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 RETRY_AFTER_SECONDS = 1
 """What a 503 tells the client: the queue and a restarting engine both move within seconds."""

@@ -27,4 +27,5 @@ async def add_header(request: web.Request, response: web.StreamResponse) -> None
     """A signal handler."""
     name = request.get(REQUEST_ID) or request.headers.get("X-Request-Id") or uuid4().hex
     # An id from a body may hold what a header must not.
-    response.headers["X-Request-Id"] = name if name.isprintable() and name.isascii() else uuid4().hex
+    fits = len(name) <= MAX_CHARACTERS and name.isascii() and name.isprintable()
+    response.headers["X-Request-Id"] = name if fits else uuid4().hex
