@@ -207,15 +207,15 @@ async def test_a_stuck_engine_is_not_healthy_and_is_replaced() -> None:
 
 
 async def test_an_engine_that_was_idle_for_long_is_not_stuck() -> None:
-    with ServerProcess({"null_step_seconds": 0.05}, {"stall_timeout": 1.0}) as server:
+    """It reports once a second that it is there."""
+    with ServerProcess({"null_step_seconds": 0.05}, {"stall_timeout": 1.2}) as server:
         engine = server.engine_pid
         async with connect(server.url) as session:
             client = Client(session)
-            await client.still_serves()
-            until_then = asyncio.get_running_loop().time() + 1.3
+            idle_until = asyncio.get_running_loop().time() + 1.5
 
             async def idle() -> bool:
-                return asyncio.get_running_loop().time() > until_then
+                return asyncio.get_running_loop().time() > idle_until
 
             await until(idle)
             answer = asyncio.create_task(client.complete(max_tokens=10))

@@ -188,8 +188,6 @@ class EngineClient:
 
     def add(self, request: int, stream: Stream) -> None:
         """From now on the request's events are the stream's."""
-        if not self.streams:
-            self.last_report = time.monotonic()  # it had nothing to report while it was idle
         self.streams[request] = stream
 
     def open(self, timeout: float = inf) -> Stream:
