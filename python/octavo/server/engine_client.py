@@ -75,7 +75,7 @@ class Stream:
             cache_salt=cache_salt,
         )
         self.open_choices[request] = n
-        self._client.add(request, self)
+        self._client.streams[request] = self
         return request
 
     @property
@@ -185,10 +185,6 @@ class EngineClient:
 
     def detach(self) -> None:
         asyncio.get_running_loop().remove_reader(self.frontend.fileno())
-
-    def add(self, request: int, stream: Stream) -> None:
-        """From now on the request's events are the stream's."""
-        self.streams[request] = stream
 
     def open(self, timeout: float = inf) -> Stream:
         return Stream(self, timeout)
