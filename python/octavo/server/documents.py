@@ -145,11 +145,14 @@ def page(document: Schema) -> str:
             )
             body = operation.get("requestBody", {}).get("content", {}).get(JSON)
             if body is not None:
-                parts.append("<p>The request</p>" + table_of(body["schema"], schemas))
-            answer = operation["responses"]["200"].get("content", {})
-            for kind, content in answer.items():
-                parts.append(f"<p>The answer, {kind}</p>{table_of(content['schema'], schemas)}")
+                parts.append(f"<p>It takes {type_link(body['schema'], schemas)}.</p>")
+            for query in operation["parameters"]:
+                parts.append(f"<p>Parameter <code>{query['name']}</code>: {type_link(query['schema'], schemas)}</p>")
+            for kind, content in operation["responses"]["200"].get("content", {}).items():
+                parts.append(f"<p>It answers with {kind}: {type_link(content['schema'], schemas)}.</p>")
             parts.append("</details>")
+    parts.append("<h2>Types</h2>")
+    parts += [struct_table(name, schemas) for name in schemas]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>octavo</title><style>{STYLE}</style>'
         f"<h1>octavo {html.escape(document['info']['version'])}</h1>"
@@ -157,23 +160,31 @@ def page(document: Schema) -> str:
     )
 
 
-def table_of(schema: Schema, schemas: Schema) -> str:
+def struct_table(name: str, schemas: Schema) -> str:
     """The fields of a struct, a line each."""
-    if "$ref" not in schema:
-        return f"<p><code>{html.escape(type_name(schema))}</code></p>"
-    name = schema["$ref"].rpartition("/")[2]
     struct = schemas[name]
     required = struct.get("required", [])
     rows = [
-        f"<tr><td><code>{html.escape(field)}</code><td>{html.escape(type_name(value))}"
-        f"<td>{'required' if field in required else html.escape(default_of(value))}</tr>"
+        f"<tr><td><code>{html.escape(field)}</code><td>{type_link(value, schemas)}"
+        f"<td>{'required' if field in required else html.escape(remark_on(value))}</tr>"
         for field, value in struct.get("properties", {}).items()
     ]
-    return f"<table><tr><th>{html.escape(name)}<th>type<th>default</tr>{''.join(rows)}</table>"
+    return f'<h3 id="{html.escape(name)}">{html.escape(name)}</h3><table>{"".join(rows)}</table>'
 
 
-def default_of(schema: Schema) -> str:
-    return "" if schema.get("default") is None else msgspec.json.encode(schema["default"]).decode()
+def remark_on(schema: Schema) -> str:
+    if schema.get("default") is not None:
+        return f"default {msgspec.json.encode(schema['default']).decode()}"
+    return str(schema.get("description", ""))
+
+
+def type_link(schema: Schema, schemas: Schema) -> str:
+    """A type's name, with links to the structs in it."""
+
+    def linked(word: re.Match[str]) -> str:
+        return f'<a href="#{word[0]}">{word[0]}</a>' if word[0] in schemas else word[0]
+
+    return re.sub(r"[A-Za-z_]\w*", linked, html.escape(type_name(schema)))
 
 
 def type_name(schema: Schema) -> str:

@@ -326,7 +326,7 @@ METRICS = web.AppKey("metrics", Metrics)
 
 
 async def get_metrics(request: web.Request) -> web.Response:
-    """GET /metrics."""
+    """What Prometheus reads."""
     metrics = request.app[METRICS]
     metrics.sample_throughput(time.monotonic())
     return web.Response(body=metrics.expose(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
