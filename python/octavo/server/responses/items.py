@@ -62,7 +62,7 @@ class _Reader:
     def read(self, where: str, item: Any) -> None:
         kind = item.get("type") if isinstance(item, dict) else None
         kind = "message" if kind is None and isinstance(item, dict) and "role" in item else kind
-        if kind not in FIELDS:
+        if not isinstance(kind, str) or kind not in FIELDS:
             shown = printable(kind) if isinstance(kind, str) else "this"
             raise refused(where, f"octavo takes items of the types {', '.join(FIELDS)}, not {shown}")
         for name, value in item.items():
@@ -150,7 +150,7 @@ def read_content(where: str, content: Any) -> str:
 
 def read_part(where: str, part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind not in TEXT_PARTS:
+    if not isinstance(kind, str) or kind not in TEXT_PARTS:
         shown = printable(kind) if isinstance(kind, str) else "this"
         raise refused(where, f"octavo takes parts of text only, not {shown}")
     for name, value in part.items():
