@@ -23,6 +23,59 @@ LATER_LOAD_FORMATS = ("pt", "npcache", "bitsandbytes", "sharded_state", "tensori
 """vLLM's words for what octavo does not do yet."""
 SchedulingPolicy = Literal["fcfs", "priority"]
 EngineBackend = Literal["model", "null"]
+ToolCallParser = Literal[
+    "auto",
+    "deepseek_v3",
+    "deepseek_v31",
+    "deepseek_v32",
+    "glm45",
+    "glm47",
+    "granite",
+    "granite-20b-fc",
+    "granite4",
+    "hermes",
+    "hunyuan_a13b",
+    "internlm",
+    "jamba",
+    "kimi_k2",
+    "lfm2",
+    "llama3_json",
+    "llama4_json",
+    "llama4_pythonic",
+    "longcat",
+    "mimo",
+    "minimax_m2",
+    "mistral",
+    "olmo3",
+    "openai",
+    "phi4_mini_json",
+    "pythonic",
+    "qwen3_coder",
+    "qwen3_json",
+    "qwen3_xml",
+    "seed_oss",
+    "xlam",
+]
+ReasoningParser = Literal[
+    "auto",
+    "deepseek_r1",
+    "deepseek_v3",
+    "glm45",
+    "glm47",
+    "granite",
+    "granite_thinking_parser",
+    "holo2",
+    "mimo",
+    "minimax_m2",
+    "mistral",
+    "nemotron_v3",
+    "olmo3",
+    "openai_gptoss",
+    "qwen3",
+    "seed_oss",
+    "step3",
+]
+"""Names of vLLM; server/tools/registry.py and server/reasoning/styles.py have what they stand for."""
 
 DTYPE_SPELLINGS = {"half": "float16", "float": "float32"}
 KV_CACHE_DTYPE_SPELLINGS = {**DTYPE_SPELLINGS, "int8_per_token_head": "int8", "fp8_e4m3": "fp8"}
@@ -205,6 +258,18 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     served_model_names: tuple[str, ...] = ()
     chat_template: str | None = None
     """A file, or the template itself. None: the model's."""
+    default_chat_template_kwargs: dict[str, Any] = {}
+    """Variables of the chat template; a request's chat_template_kwargs go before them."""
+    trust_request_chat_template: bool = False
+    """Whether a request may bring its own template: code, though in a sandbox."""
+    enable_auto_tool_choice: bool | None = None
+    """Whether a request may leave it to the model to call its tools. None: where the parser is known."""
+    tool_call_parser: ToolCallParser = "auto"
+    """auto: what the chat template shows."""
+    exclude_tools_when_tool_choice_none: bool = False
+    """Whether tools that may not be called are left out of the prompt."""
+    reasoning_parser: ReasoningParser | None = None
+    """None: reasoning is part of the content, as the model writes it. auto: what the chat template shows."""
     enable_responses_store: bool = False
     """Keep the answers of /v1/responses, in memory, for clients that come back to them."""
     responses_store_bytes: int = 256 << 20

@@ -294,6 +294,43 @@ FLAGS: tuple[Flag, ...] = (
         help="names that clients may use for the model; answers carry the first (default: the model as given)",
     ),
     Flag(
+        name="enable-auto-tool-choice",
+        kind=BOOL,
+        target="server.enable_auto_tool_choice",
+        help="let the model call tools on its own (default: where --tool-call-parser is given, or auto finds one)",
+    ),
+    Flag(
+        name="tool-call-parser",
+        kind=STR,
+        target="server.tool_call_parser",
+        help="format of the model's tool calls; auto: the one that its chat template shows",
+    ),
+    Flag(
+        name="exclude-tools-when-tool-choice-none",
+        kind=BOOL,
+        target="server.exclude_tools_when_tool_choice_none",
+        help="leave tools out of the prompt when tool_choice is none",
+    ),
+    Flag(
+        name="reasoning-parser",
+        kind=STR,
+        target="server.reasoning_parser",
+        unset=("",),
+        help="format of the model's reasoning, which is then apart from the content; auto: as the template shows",
+    ),
+    Flag(
+        name="default-chat-template-kwargs",
+        kind=Kind.JSON,
+        target="server.default_chat_template_kwargs",
+        help='variables of the chat template that requests may override, such as {"enable_thinking": false}',
+    ),
+    Flag(
+        name="trust-request-chat-template",
+        kind=BOOL,
+        target="server.trust_request_chat_template",
+        help="let requests bring a chat template of their own",
+    ),
+    Flag(
         name="chat-template",
         kind=STR,
         target="server.chat_template",

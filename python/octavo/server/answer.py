@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from octavo._core import Accepted, Delta, Failed, Timings
 from octavo.server.engine_client import Stream
 from octavo.server.errors import from_failure, printable
-from octavo.server.protocol import PromptTokensDetails, RequestMetrics, Usage
+from octavo.server.protocol import CompletionTokensDetails, PromptTokensDetails, RequestMetrics, Usage
 from octavo.server.sampling import Resolved
 from octavo.server.service import Service
 
@@ -32,6 +32,8 @@ class Answer:
         self.prompt_ids: dict[int, list[int]] = {}
         """Prompt number → its token ids, when asked for."""
         self.completion_tokens = 0
+        self.reasoning_tokens: int | None = None
+        """Those of completion_tokens that are reasoning; None where nothing tells."""
         self._prompt_of: dict[int, int] = {}
         self._prompt_tokens: dict[int, int] = {}
         self._cached_tokens: dict[int, int] = {}
@@ -107,9 +109,12 @@ class Answer:
     def usage(self, *, details: bool = True) -> Usage:
         prompt_tokens = sum(self._prompt_tokens.values())
         cached = PromptTokensDetails(sum(self._cached_tokens.values()))
-        return Usage(
-            prompt_tokens, prompt_tokens + self.completion_tokens, self.completion_tokens, cached if details else UNSET
-        )
+        usage = Usage(prompt_tokens, prompt_tokens + self.completion_tokens, self.completion_tokens)
+        if details:
+            usage.prompt_tokens_details = cached
+            if self.reasoning_tokens is not None:
+                usage.completion_tokens_details = CompletionTokensDetails(self.reasoning_tokens)
+        return usage
 
     def metrics(self) -> RequestMetrics | UnsetType:
         """The times of the choices that have ended, when the server is to tell them."""

@@ -22,6 +22,7 @@ from octavo.engine.spawn import EngineProcess
 from octavo.engine.start import Prepared
 from octavo.errors import ModelError, TemplateError
 from octavo.server.connections import CONNECTIONS, Connection, OnlyOurErrors
+from octavo.server.formats import OutputFormats, choose_formats
 from octavo.server.listener import Listener
 from octavo.server.logprobs import TokenTexts
 from octavo.server.metrics import Metrics
@@ -33,7 +34,7 @@ from octavo.server.template import ChatTemplate, load_chat_template
 
 logger = logging.getLogger(__name__)
 
-Texts = tuple[Tokenizer | None, ChatTemplate | None]
+Texts = tuple[Tokenizer | None, ChatTemplate | None, OutputFormats]
 
 ABORT_SECONDS = 2.0
 """What aborted streams get to tell their clients, at the end of a shutdown."""
@@ -48,17 +49,18 @@ async def serve(
 
 
 def open_texts(prepared: Prepared, server: ServerConfig) -> Texts:
-    """Raises ModelError for a tokenizer or a template that cannot be used."""
+    """Raises ModelError for a tokenizer or a template that cannot be used, and parsers that do not fit it."""
     checkpoint = prepared.checkpoint
     source = load_chat_template(server.chat_template) if server.chat_template is not None else None
     if checkpoint is None:
-        return None, None
+        return None, None, OutputFormats()
     source = source if source is not None else checkpoint.chat_template
     tokenizer = checkpoint.tokenizer()
     try:
-        return tokenizer, None if source is None else ChatTemplate(source, checkpoint.special_tokens)
+        template = None if source is None else ChatTemplate(source, checkpoint.special_tokens)
     except TemplateError as error:
         raise ModelError(str(error)) from None
+    return tokenizer, template, choose_formats(server, source, tokenizer)
 
 
 class Stopping:
@@ -83,7 +85,7 @@ class Server:
         began: float,
     ) -> None:
         start = prepared.start
-        tokenizer, template = texts
+        tokenizer, template, formats = texts
         engine = start.config
         self.config = config
         self.listener = listener
@@ -103,6 +105,7 @@ class Server:
             tokenizer=tokenizer,
             texts=TokenTexts(tokenizer),
             template=template,
+            formats=formats,
             names=names,
             root=engine.model.model,
             max_model_len=start.memory.max_model_len,

@@ -48,7 +48,21 @@ class ChunkEncoder:
         usage: Usage | None = None,
     ) -> bytes:
         """A chunk with all there can be. `finish`: (finish_reason, stop_reason)."""
-        parts = [self._heads[choice], encode(text), self._after, b',"logprobs":', encode(logprobs)]
+        body = b"%b%b%b" % (self._before, encode(text), self._after)
+        return self.chunk(choice, body, logprobs, finish, token_ids, prompt_token_ids, usage)
+
+    def chunk(
+        self,
+        choice: int,
+        body: bytes,
+        logprobs: Any = None,
+        finish: tuple[str, int | str | None] | None = None,
+        token_ids: list[int] | None = None,
+        prompt_token_ids: list[int] | None = None,
+        usage: Usage | None = None,
+    ) -> bytes:
+        """As `full`; `body` is `,"text":…` or `,"delta":…`."""
+        parts = [self._choices[choice], body, b',"logprobs":', encode(logprobs)]
         if finish is None:
             parts.append(b',"finish_reason":null')
         else:

@@ -7,13 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from octavo._core import Accepted, Delta
 from octavo.server.answer import Answer
 from octavo.server.engine_client import Stream
+from octavo.server.errors import ApiError
+from octavo.server.formats import ChoiceParser
 from octavo.server.messages import render
 from octavo.server.parts import Content, OutputParser, Part, PlainText, Reasoning, ToolCallArguments, ToolCallStart
 from octavo.server.protocol import ChatRequest
 from octavo.server.service import Service
+from octavo.server.tools.choice import ToolChoice, tool_choice
 
 FinishReason = Literal["stop", "length", "tool_calls", "abort"]
 
@@ -56,19 +61,32 @@ class ChoiceMessage:
 class Conversation:
     """One chat request under way. `start` makes it; `answer` has its counts."""
 
-    def __init__(self, chat: ChatRequest, answer: Answer, parsers: list[OutputParser]) -> None:
+    def __init__(self, chat: ChatRequest, answer: Answer, choice: ToolChoice, parsers: list[OutputParser]) -> None:
         self.chat = chat
         self.answer = answer
+        self.choice = choice
         self._parsers = parsers
         """One a choice."""
+        self._called: set[int] = set()
+        """Choices with a call."""
 
     @classmethod
     async def start(cls, service: Service, chat: ChatRequest, stream: Stream, *, id: str, model: str) -> "Conversation":
         """Renders the messages and sends the prompt to the engine. Raises ApiError 400 that names the field."""
         service.check_priority(chat.priority)
+        formats = service.formats
+        choice = tool_choice(chat)
+        formats.check(choice)
+        if choice.forced_schema() is not None:
+            raise ApiError(400, "tool_choice: octavo cannot force a call yet.", "tool_choice")
+        prompt = await prompt_of(service, chat, choice)
+        hide = chat.skip_special_tokens
+        if formats.needs_special_tokens(choice):
+            chat = msgspec.structs.replace(chat, skip_special_tokens=False)
         resolved = service.sampling.chat(chat)
-        prompt = await prompt_of(service, chat)
         answer = Answer(service, stream, id=id, model=model, n=chat.n)
+        if formats.reasoning is not None:
+            answer.reasoning_tokens = 0
         answer.submit(
             prompt,
             resolved,
@@ -76,7 +94,8 @@ class Conversation:
             priority=chat.priority,
             cache_salt=chat.cache_salt,
         )
-        return cls(chat, answer, [PlainText() for _ in range(chat.n)])
+        parsers = [formats.parser(choice, prompt, hide_special_tokens=hide) for _ in range(chat.n)]
+        return cls(chat, answer, choice, parsers)
 
     @property
     def plain(self) -> bool:
@@ -87,10 +106,32 @@ class Conversation:
         """Counts a delta, and reads its text."""
         choice = self.answer.take(delta)
         parser = self._parsers[choice]
+        thinking = isinstance(parser, ChoiceParser) and parser.thinking
         parts = parser.push(delta.text)
         if delta.finish_reason is not None:
             parts += parser.finish()
-        return ChoiceNews(choice, parts, delta, delta.finish_reason, delta.stop_reason)
+        if self.answer.reasoning_tokens is not None and isinstance(parser, ChoiceParser):
+            thinking = (thinking and parser.reasons) or any(isinstance(part, Reasoning) for part in parts)
+            self.answer.reasoning_tokens += delta.num_tokens if thinking else 0
+        if not isinstance(parser, PlainText):
+            parts = [part for part in parts if self._returned(part, choice)]
+        return ChoiceNews(choice, parts, delta, self._finish_reason(delta, choice), delta.stop_reason)
+
+    def _returned(self, part: Part, choice: int) -> bool:
+        """Whether the request wants this part; notes calls."""
+        match part:
+            case Reasoning():
+                return self.chat.include_reasoning
+            case ToolCallStart(index) | ToolCallArguments(index):
+                self._called.add(choice)
+                return index == 0 or self.choice.parallel
+        return True
+
+    def _finish_reason(self, delta: Delta, choice: int) -> FinishReason | None:
+        """As OpenAI has it: "tool_calls" where the model chose what to call, "stop" where the request did."""
+        if delta.finish_reason == "stop" and choice in self._called and self.choice.mode != "named":
+            return "tool_calls"
+        return delta.finish_reason
 
     async def collect(
         self, *, keep_token_ids: bool = False, logprobs: Callable[[int, Delta], Any] | None = None
@@ -116,14 +157,20 @@ class Conversation:
         return [builder.finish() for builder in builders]
 
 
-async def prompt_of(service: Service, chat: ChatRequest) -> str:
+async def prompt_of(service: Service, chat: ChatRequest, choice: ToolChoice | None = None) -> str:
     """The text that the model goes on with. Raises ApiError 400 that names the field."""
+    choice = tool_choice(chat) if choice is None else choice
+    hidden = choice.mode == "none" and service.config.exclude_tools_when_tool_choice_none
     return await render(
         service,
         chat.messages,
         add_generation_prompt=chat.add_generation_prompt,
         continue_final_message=chat.continue_final_message,
         kwargs=chat.chat_template_kwargs,
+        tools=None if hidden else choice.definitions,
+        documents=chat.documents,
+        chat_template=chat.chat_template,
+        reasoning_effort=chat.reasoning_effort,
     )
 
 

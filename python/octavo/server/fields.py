@@ -27,7 +27,6 @@ OPENAI_INERT = {
     "user": "names the end user",
     "prediction": "only speeds up",
     "session_id": "routes between servers",
-    "parallel_tool_calls": "concerns tools only",
     "guided_decoding_backend": "chooses an implementation",
     "guided_whitespace_pattern": "concerns guided_json only",
 }
@@ -58,35 +57,24 @@ SHARED_REFUSED: Mapping[str, tuple[Any, ...]] = {
 """Field → the values that ask for nothing, beside null."""
 
 CHAT_REFUSED: Mapping[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "reasoning_effort": (),
     "verbosity": (),
-    "include_reasoning": (True,),
-    "documents": ([],),
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
     "audio": (),
     "web_search_options": (),
     "return_prompt_text": (False,),
-    "chat_template": (),
 }
 
 COMPLETION_REFUSED: Mapping[str, tuple[Any, ...]] = {"suffix": ("",), "prompt_embeds": ()}
 
 TOKENIZE_REFUSED: Mapping[str, tuple[Any, ...]] = {
-    name: CHAT_REFUSED[name] for name in ("tools", "chat_template", "media_io_kwargs", "mm_processor_kwargs")
+    name: CHAT_REFUSED[name] for name in ("media_io_kwargs", "mm_processor_kwargs")
 }
 
 WHY = {
-    "chat_template": "a request may not bring its own template",
     "prompt_embeds": "a prompt is text or token ids",
     "use_beam_search": "octavo does not search with beams yet",
-    "tools": "octavo does not call tools yet",
-    "functions": "octavo does not call tools yet",
 }
 STRUCTURED = frozenset(
     {"response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"}

@@ -81,7 +81,17 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     add_generation_prompt: bool | UnsetType = UNSET
     continue_final_message: bool = False
     add_special_tokens: bool = False
+    chat_template: str | None = None
+    """Jinja; needs a server that trusts it."""
     chat_template_kwargs: dict[str, Any] = {}
+    documents: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] = []
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
+    functions: list[dict[str, Any]] = []
+    function_call: str | dict[str, Any] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    include_reasoning: bool = True
 
 
 class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
@@ -102,7 +112,9 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     return_token_strs: bool = False
     add_generation_prompt: bool | UnsetType = UNSET
     continue_final_message: bool = False
+    chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] = {}
+    tools: list[dict[str, Any]] = []
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,11 +136,16 @@ class PromptTokensDetails(msgspec.Struct):
     cached_tokens: int
 
 
+class CompletionTokensDetails(msgspec.Struct):
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct):
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int
     prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
 
 
 class RequestMetrics(msgspec.Struct):
@@ -169,16 +186,29 @@ class CompletionLogprobs(msgspec.Struct):
     top_logprobs: list[dict[str, float]]
 
 
+class FunctionCall(msgspec.Struct):
+    name: str
+    arguments: str
+    """JSON."""
+
+
+class ChatToolCall(msgspec.Struct):
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = "function"
+
+
 class ChatMessage(msgspec.Struct):
-    content: str
+    content: str | None
     role: str = "assistant"
     refusal: None = None
     annotations: None = None
     audio: None = None
-    function_call: None = None
-    tool_calls: list[Any] = []
-    reasoning: None = None
-    reasoning_content: None = None
+    function_call: FunctionCall | None = None
+    tool_calls: list[ChatToolCall] = []
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    """The older name of `reasoning`; both are there."""
 
 
 class ChatChoice(msgspec.Struct):

@@ -10,6 +10,7 @@ from octavo._core import Tokenizer
 from octavo.config import ServerConfig
 from octavo.server.engine_client import EngineClient, Stream
 from octavo.server.errors import ApiError, printable
+from octavo.server.formats import OutputFormats
 from octavo.server.health import Health
 from octavo.server.logprobs import TokenTexts
 from octavo.server.metrics import Metrics
@@ -26,6 +27,7 @@ class Service:
     tokenizer: Tokenizer | None
     texts: TokenTexts
     template: ChatTemplate | None
+    formats: OutputFormats
     names: tuple[str, ...]
     """What clients may call the model; the first is its name in answers to requests that name none."""
     root: str

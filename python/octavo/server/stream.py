@@ -150,7 +150,8 @@ class ChunkStream:
         self.token_ids = token_ids
         self.logprobs = logprobs
         self._opening = opening
-        self._plain = not token_ids and logprobs is None and not self.continuous_usage
+        self.is_plain = not token_ids and logprobs is None and not self.continuous_usage
+        """Whether a chunk says nothing but text."""
 
     def encode(self, events: list[Event], out: list[bytes]) -> None:
         for event in events:
@@ -163,7 +164,7 @@ class ChunkStream:
 
     def add_delta(self, delta: Delta, out: list[bytes]) -> None:
         choice = self.answer.take(delta)
-        if not self._plain or delta.finish_reason is not None:
+        if not self.is_plain or delta.finish_reason is not None:
             out.append(self.full(choice, delta))
         elif delta.text:
             out.append(self.chunks.text(choice, delta.text))

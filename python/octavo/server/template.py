@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import TemplateError as JinjaError
-from jinja2 import TemplateSyntaxError, nodes
+from jinja2 import TemplateSyntaxError, meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -39,13 +39,15 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
         """TemplateError when `source` is not valid Jinja."""
         self.source = source
-        self._special_tokens = dict(special_tokens or {})
+        self.special_tokens = dict(special_tokens or {})
         self.slow = True
         """Whether the last text took long, so that the next is better made beside the event loop."""
         environment = _environment()
         try:
             parsed = environment.parse(source)
             self.content_format: ContentFormat = _content_format(parsed)
+            self.variables = frozenset(meta.find_undeclared_variables(parsed))
+            """What it reads, and does not set itself."""
             self._template = environment.make_template(parsed)
         except TemplateSyntaxError as error:
             raise TemplateError(
@@ -77,7 +79,7 @@ class ChatTemplate:
         conversation = [self._message(index, message) for index, message in enumerate(messages)]
         final_text = _mark_final_text(conversation[-1]) if continue_final_message else ""
         variables = {
-            **self._special_tokens,
+            **self.special_tokens,
             **_plain(kwargs),
             "messages": conversation,
             "tools": None if tools is None else _plain(list(tools)),

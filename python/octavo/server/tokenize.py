@@ -13,6 +13,7 @@ from octavo.server.fields import detokenize_request, tokenize_request
 from octavo.server.messages import render
 from octavo.server.protocol import DetokenizeResponse, TokenizeResponse
 from octavo.server.service import SERVICE
+from octavo.server.tools.definitions import check_tools
 
 
 async def post_tokenize(request: web.Request) -> web.Response:
@@ -30,6 +31,8 @@ async def post_tokenize(request: web.Request) -> web.Response:
             add_generation_prompt=wanted.add_generation_prompt,
             continue_final_message=wanted.continue_final_message,
             kwargs=wanted.chat_template_kwargs,
+            tools=[tool.definition for tool in check_tools(wanted.tools)] or None,
+            chat_template=wanted.chat_template,
         )
         special = False
     elif wanted.prompt is not UNSET:

@@ -14,9 +14,11 @@ class Thinking:
         self._inner = inner
         self._sink = Sink()
         self._reader = Reader()
-        self._run = _reasoning(style, opened, self._reader, self._sink)
+        self.entered = opened is True
+        """Whether there is reasoning at all, as far as is known."""
+        self._run = self._read(style, opened)
         self.thinking = next(self._run, True) is None
-        """Whether the reasoning may still go on."""
+        """Whether reasoning goes on, or may still begin."""
 
     def push(self, text: str) -> list[Part]:
         if not self.thinking:
@@ -40,18 +42,19 @@ class Thinking:
             parts = self._go_on()
         return parts + self._inner.finish()
 
-
-def _reasoning(style: ReasoningStyle, opened: bool | None, reader: Reader, sink: Sink) -> Reading[None]:
-    """Reads the reasoning and its markers, and nothing behind them."""
-    if opened is False:
-        return
-    reader.mark()
-    yield from reader.skip()
-    try:
-        yield from reader.expect(*style.starts)
-    except Malformed:
-        if opened is None:
-            reader.unread(reader.marked())
+    def _read(self, style: ReasoningStyle, opened: bool | None) -> Reading[None]:
+        """Reads the reasoning and its markers, and nothing behind them."""
+        if opened is False:
             return
-    reader.marked()
-    yield from reader.until(markers(*style.ends), sink.reasoning)
+        reader = self._reader
+        reader.mark()
+        yield from reader.skip()
+        try:
+            yield from reader.expect(*style.starts)
+        except Malformed:
+            if opened is None:
+                reader.unread(reader.marked())
+                return
+        reader.marked()
+        self.entered = True
+        yield from reader.until(markers(*style.ends), self._sink.reasoning)

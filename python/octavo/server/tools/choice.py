@@ -40,9 +40,12 @@ class ToolChoice:
         if self.mode == "named":
             return arguments_schema(next(tool for tool in self.tools if tool.name == self.named))
         if self.mode == "required":
-            callable_tools = [tool for tool in self.tools if self.names is None or tool.name in self.names]
-            return calls_schema(callable_tools, parallel=self.parallel)
+            return calls_schema(self.callable(), parallel=self.parallel)
         return None
+
+    def callable(self) -> list[Tool]:
+        """The tools that may be called."""
+        return [tool for tool in self.tools if self.names is None or tool.name in self.names]
 
 
 def tool_choice(chat: ChatRequest) -> ToolChoice:

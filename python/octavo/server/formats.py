@@ -1,0 +1,164 @@
+"""How the served model writes calls and reasoning; chosen once, at the start, from the flags and its chat template."""
+
+from dataclasses import dataclass
+
+from octavo._core import Tokenizer
+from octavo.config import ServerConfig
+from octavo.errors import ModelError
+from octavo.server.errors import ApiError
+from octavo.server.markup.reader import Markers
+from octavo.server.markup.sink import GrammarParser, Sink, new_call_id
+from octavo.server.markup.tidy import Tidy
+from octavo.server.parts import OutputParser, Part, PlainText
+from octavo.server.reasoning.styles import HARMONY as HARMONY_STYLE
+from octavo.server.reasoning.styles import STYLES, ReasoningStyle, style_of_template
+from octavo.server.reasoning.thinking import Thinking
+from octavo.server.tools.choice import ToolChoice, needs_flags
+from octavo.server.tools.forced import named_call, required_calls
+from octavo.server.tools.harmony import harmony
+from octavo.server.tools.registry import HARMONY, PARSERS, ToolParser, parser_of_template
+from octavo.server.tools.schema_types import ParameterTypes
+
+
+class ChoiceParser:
+    """The whole reading of one choice: the format's parser, and what tidies its parts."""
+
+    def __init__(self, parser: OutputParser, hidden: Markers | None) -> None:
+        self._parser = parser
+        self._tidy = Tidy(hidden)
+
+    @property
+    def thinking(self) -> bool:
+        """Whether reasoning goes on, or may still begin."""
+        return isinstance(self._parser, Thinking) and self._parser.thinking
+
+    @property
+    def reasons(self) -> bool:
+        """Whether there is reasoning at all, as far as is known."""
+        return isinstance(self._parser, Thinking) and self._parser.entered
+
+    def push(self, text: str) -> list[Part]:
+        return self._tidy.take(self._parser.push(text))
+
+    def finish(self) -> list[Part]:
+        return [*self._tidy.take(self._parser.finish()), *self._tidy.finish()]
+
+
+@dataclass(frozen=True)
+class OutputFormats:
+    tools: ToolParser | None = None
+    """What reads calls that the model makes on its own; None: it has no format that is known."""
+    auto_tools: bool = False
+    """Whether requests may leave it to the model to call."""
+    reasoning: ReasoningStyle | None = None
+    reasoning_end: tuple[int, ...] = ()
+    """The token that ends the reasoning, where a single one does."""
+    special_tokens: Markers | None = None
+    """Special tokens, which have to be in the text for the parsers, and are not shown; None: parsers need none."""
+
+    @property
+    def harmony(self) -> bool:
+        return self.tools is HARMONY or self.reasoning is HARMONY_STYLE
+
+    def check(self, choice: ToolChoice) -> None:
+        """Raises ApiError 400 for a choice that nothing here can read."""
+        if choice.mode == "auto" and not self.auto_tools:
+            raise needs_flags(self.tools is not None)
+
+    def reads(self, choice: ToolChoice) -> bool:
+        """Whether there is anything to be read in the output of such a request."""
+        return self.reasoning is not None or self.harmony or choice.mode != "none"
+
+    def needs_special_tokens(self, choice: ToolChoice) -> bool:
+        return self.special_tokens is not None and self.reads(choice)
+
+    def parser(self, choice: ToolChoice, prompt: str, *, hide_special_tokens: bool) -> OutputParser:
+        """For one choice of a request with this prompt."""
+        if not self.reads(choice):
+            return PlainText()
+        inner = self._tool_parser(choice)
+        if self.reasoning is not None and self.reasoning is not HARMONY_STYLE:
+            inner = Thinking(self.reasoning, inner, opened=self.reasoning.opened_by(prompt))
+        return ChoiceParser(inner, self.special_tokens if hide_special_tokens else None)
+
+    def _tool_parser(self, choice: ToolChoice) -> OutputParser:
+        make_id = self.tools.make_id if self.tools is not None else new_call_id
+        if choice.mode == "named":
+            return GrammarParser(named_call(choice.named), Sink(make_id=make_id))
+        if choice.mode == "required":
+            return GrammarParser(required_calls, Sink(make_id=make_id))
+        sink = Sink(names=choice.names, make_id=make_id)
+        if self.harmony:
+            return GrammarParser(harmony, sink)
+        if choice.mode == "auto" and self.tools is not None:
+            return GrammarParser(self.tools.grammar(ParameterTypes(choice.schemas)), sink)
+        return PlainText()
+
+    def constraint_start(self, prompt: str, param: str) -> tuple[int, ...]:
+        """The tokens behind which a structure of the answer begins; none: it begins with the first token.
+
+        Raises ApiError 400 where the reasoning's end is no single token: then no constraint can wait for it.
+        """
+        if self.reasoning is None or self.reasoning is HARMONY_STYLE or self.reasoning.opened_by(prompt) is False:
+            return ()
+        if not self.reasoning_end:
+            if self.reasoning.opened_by(prompt) is None and param != "thinking_token_budget":
+                return ()  # the structure keeps the model from reasoning
+            end = self.reasoning.ends[0]
+            raise ApiError(
+                400, f"{param}: cannot wait for the end of the reasoning: {end!r} is no token of this model.", param
+            )
+        return self.reasoning_end
+
+
+def choose_formats(config: ServerConfig, template: str | None, tokenizer: Tokenizer | None) -> OutputFormats:
+    """ModelError when a parser was asked for, and the chat template shows none that is known."""
+    source = template or ""
+    name: str | None = config.tool_call_parser
+    if name == "auto":
+        name = parser_of_template(source)
+        if name is None and config.enable_auto_tool_choice:
+            raise ModelError(
+                "--enable-auto-tool-choice: the chat template shows no format of calls that is known; name one with "
+                f"--tool-call-parser: {', '.join(PARSERS)}"
+            )
+    tools = None if name is None else PARSERS[name]
+    style_name: str | None = config.reasoning_parser
+    if style_name == "auto":
+        style_name = style_of_template(source)
+    style = HARMONY_STYLE if style_name is None and tools is HARMONY else STYLES.get(style_name or "")
+    return OutputFormats(
+        tools=tools,
+        auto_tools=tools is not None and config.enable_auto_tool_choice is not False,
+        reasoning=style,
+        reasoning_end=_single_tokens(tokenizer, () if style is None else style.ends),
+        special_tokens=_special_tokens(tokenizer, tools, style),
+    )
+
+
+def _single_tokens(tokenizer: Tokenizer | None, texts: tuple[str, ...]) -> tuple[int, ...]:
+    if tokenizer is None:
+        return ()
+    return tuple(token for text in texts if (token := tokenizer.token_id(text)) is not None)
+
+
+def _special_tokens(
+    tokenizer: Tokenizer | None, tools: ToolParser | None, style: ReasoningStyle | None
+) -> Markers | None:
+    """All special tokens, if those that the parsers look for are among them."""
+    if tokenizer is None:
+        return None
+    wanted = [*(tools.markers if tools is not None else ()), *((*style.starts, *style.ends) if style else ())]
+    if not any(_is_special(tokenizer, tokenizer.token_id(text)) for text in wanted):
+        return None
+    special = []
+    for token in range(tokenizer.vocab_size):
+        text = tokenizer.token(token)
+        # All special tokens of known models are in brackets; decoding the others too would take a second.
+        if text and text[0] in "<[" and text[-1] in ">]" and len(text) > 2 and _is_special(tokenizer, token):
+            special.append(text)
+    return Markers([text for text in special if not any(text.startswith(other) for other in special if other != text)])
+
+
+def _is_special(tokenizer: Tokenizer, token: int | None) -> bool:
+    return token is not None and tokenizer.decode([token], True) == "" != tokenizer.decode([token], False)
