@@ -104,7 +104,9 @@ CHATS: list[tuple[dict[str, Any], str]] = [
     ({"messages": MESSAGES, "stream_options": {"include_usage": True}}, "stream_options"),
     ({"messages": MESSAGES, "guided_json": {"type": "object"}}, "guided_json"),
     ({"messages": MESSAGES, "extra_body": {"guided_regex": "a+"}}, "guided_regex"),
-    ({"messages": MESSAGES, "tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ({"messages": MESSAGES, "tools": [{"type": "function", "function": {"name": "f"}}]}, "tool_choice"),
+    ({"messages": MESSAGES, "reasoning_effort": "high"}, "reasoning_effort"),
+    ({"messages": MESSAGES, "documents": [{"text": "x"}]}, "documents"),
 ]
 
 
