@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from octavo.models.registry import ModelRegistry
     from octavo.outputs import CompletionOutput, RequestOutput
     from octavo.sampling import RequestOutputKind, SamplingParams
+    from octavo.structured import GuidedDecodingParams, StructuredOutputsParams
 
 _MODULES = {
     "LLM": "octavo.llm",
@@ -34,6 +35,8 @@ _MODULES = {
     "RequestOutput": "octavo.outputs",
     "RequestOutputKind": "octavo.sampling",
     "SamplingParams": "octavo.sampling",
+    "StructuredOutputsParams": "octavo.structured",
+    "GuidedDecodingParams": "octavo.structured",
     "__version__": "octavo._core",
 }
 
@@ -45,11 +48,13 @@ __all__ = [
     "CompletionOutput",
     "EngineArgs",
     "EngineDeadError",
+    "GuidedDecodingParams",
     "LLMEngine",
     "ModelRegistry",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputsParams",
     "TextPrompt",
     "TokensPrompt",
     "__version__",

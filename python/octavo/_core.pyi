@@ -6,7 +6,7 @@ length are checked at each call, or once when bound. A buffer that is written ma
 call, and no other thread may touch the buffers of a call while it runs. A panic inside is a RuntimeError.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self, final
 
 __version__: str
@@ -111,6 +111,9 @@ class Sampling:
         detokenize: bool = True,
         logit_bias: Sequence[tuple[int, float]] = ...,
         logprobs: int | None = None,
+        structure: tuple[str, str] | None = None,
+        reasoning_end: Sequence[int] = ...,
+        thinking_token_budget: int | None = None,
         best_of: int | None = None,
         repetition_detection: tuple[int, int, int] | None = None,
         spaces_between_special_tokens: bool = True,
@@ -120,7 +123,14 @@ class Sampling:
         allowed_token_ids: Sequence[int] | None = None,
         bad_words: Sequence[str] = ...,
     ) -> Self:
-        """`repetition_detection` is (max_pattern_size, min_pattern_size, min_count)."""
+        """`repetition_detection` is (max_pattern_size, min_pattern_size, min_count).
+
+        `structure`: what the output has to match, as (kind, text); kind is "json_schema", "regex", or "lark" for
+        llguidance's dialect of Lark. The engine compiles it; one that it cannot enforce is a Failed("invalid",
+        param="structured_outputs"). `reasoning_end`: the tokens that end the reasoning, after which the structure
+        begins; none: it begins with the first token. After `thinking_token_budget` tokens without them they are put in
+        the output.
+        """
 
 @final
 class Pooling:
@@ -399,8 +409,12 @@ class Engine:
         async_decode: bool = False,
         device_work: DeviceWork | None = None,
         pooling: PoolingLimits | None = None,
+        open_tokenizer: Callable[[], Tokenizer | None] | None = None,
     ) -> Self:
         """Raises ValueError for limits which contradict each other.
+
+        open_tokenizer: called by another thread when the first request asks for a structure. Without it, or when it
+        returns None, such requests fail.
 
         async_decode: a request that a step in flight samples may be planned for its next token, before that step's
         commit. The token that is not known yet is -(row + 1) in input_ids: the one sampled last for this row, which the

@@ -16,6 +16,7 @@ ENGINE_ARGS = dict.fromkeys(("EngineArgs", "AsyncEngineArgs"), "octavo.engine_ar
 INPUTS = {"TextPrompt": "octavo.inputs", "TokensPrompt": "octavo.inputs", "PromptType": "octavo.inputs:Prompt"}
 REGISTRY = {"ModelRegistry": "octavo.models.registry"}
 SAMPLING = dict.fromkeys(("SamplingParams", "RequestOutputKind", "RepetitionDetectionParams"), "octavo.sampling")
+STRUCTURED = dict.fromkeys(("StructuredOutputsParams", "GuidedDecodingParams"), "octavo.structured")
 OUTPUTS = dict.fromkeys(("RequestOutput", "CompletionOutput"), "octavo.outputs")
 ASYNC = {"AsyncLLM": "octavo.async_llm", "AsyncLLMEngine": "octavo.async_llm"}
 PARSER = {"FlexibleArgumentParser": "octavo.compat_names"}
@@ -48,7 +49,7 @@ NAMES: dict[str, dict[str, str]] = {
     "vllm.model_executor.models": REGISTRY,
     "vllm.model_executor.models.registry": REGISTRY,
     "vllm.outputs": OUTPUTS,
-    "vllm.sampling_params": SAMPLING,
+    "vllm.sampling_params": {**SAMPLING, **STRUCTURED},
     "vllm.usage": {},
     "vllm.usage.usage_lib": {"UsageContext": "octavo.compat_names"},
     "vllm.utils": {"random_uuid": "octavo.compat_names", **PARSER},

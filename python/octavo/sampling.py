@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Literal, Self
 
 from octavo._core import Sampling
+from octavo.structured import GuidedDecodingParams, StructuredOutputsParams
 
 NOT_YET: Mapping[str, Any] = {
     "watermarking": None,
@@ -19,10 +20,7 @@ NOT_YET: Mapping[str, Any] = {
     "prompt_logprob_start": None,
     "logprob_token_ids": None,
     "flat_logprobs": False,
-    "structured_outputs": None,
-    "guided_decoding": None,
     "extra_args": None,
-    "thinking_token_budget": None,
     "routed_experts_prompt_start": 0,
     "trace_decode_token_ids": None,
 }
@@ -98,7 +96,8 @@ class SamplingParams:
     """Tokens between two outputs of a stream."""
     skip_clone: bool = False
     output_text_buffer_length: int = 0
-    structured_outputs: Any = None
+    structured_outputs: "StructuredOutputsParams | Mapping[str, Any] | None" = None
+    """What the output has to match."""
     logit_bias: Mapping[int, float] | None = None
     """Added to the logits of these tokens, -100 to 100."""
     allowed_token_ids: Sequence[int] | None = None
@@ -111,7 +110,8 @@ class SamplingParams:
     repetition_detection: "RepetitionDetectionParams | Mapping[str, int] | None" = None
     routed_experts_prompt_start: int = 0
     trace_decode_token_ids: Sequence[int] | None = None
-    guided_decoding: Any = None
+    guided_decoding: "StructuredOutputsParams | Mapping[str, Any] | None" = None
+    """The older name of `structured_outputs`."""
     best_of: int | None = None
     """Choices that are made, of which the n with the highest log-probability per token are returned."""
     truncate_prompt_tokens: int | None = None
@@ -169,6 +169,8 @@ class SamplingParams:
             detokenize=self.detokenize,
             logit_bias=sorted((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
             logprobs=self.logprobs,
+            structure=self._structure(),
+            thinking_token_budget=self.thinking_token_budget,
             best_of=self.best_of,
             repetition_detection=None if repeats is None else astuple(repeats),
             spaces_between_special_tokens=self.spaces_between_special_tokens,
@@ -178,6 +180,20 @@ class SamplingParams:
             allowed_token_ids=self.allowed_token_ids,
             bad_words=self.bad_words or (),
         )
+
+    def _structure(self) -> tuple[str, str] | None:
+        if self.structured_outputs is not None and self.guided_decoding is not None:
+            raise ValueError("guided_decoding: is the older name of structured_outputs; give one of them")
+        asked = self.guided_decoding if self.structured_outputs is None else self.structured_outputs
+        if isinstance(asked, Mapping):
+            try:
+                asked = GuidedDecodingParams(**asked)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"structured_outputs: {f'{error}'.removeprefix('structured_outputs: ')}") from None
+        if asked is not None and not isinstance(asked, StructuredOutputsParams):
+            raise ValueError("structured_outputs: must be StructuredOutputsParams, or an object with its fields")
+        structure = None if asked is None else asked.structure()
+        return None if structure is None else structure.to_core()
 
     def __repr__(self) -> str:
         changed = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default)

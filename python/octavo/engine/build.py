@@ -3,11 +3,11 @@
 import json
 import time
 
-from octavo._core import Endpoint, Engine
+from octavo._core import Endpoint, Engine, Tokenizer
 from octavo.backends.base import Backend
 from octavo.backends.null import NullBackend
 from octavo.engine.executor.native import NativeExecutor
-from octavo.engine.start import EngineStart, open_model
+from octavo.engine.start import NO_MODEL, EngineStart, open_model
 
 
 def build_engine(start: EngineStart, endpoint: Endpoint) -> tuple[Engine, Backend]:
@@ -33,6 +33,7 @@ def build_engine(start: EngineStart, endpoint: Endpoint) -> tuple[Engine, Backen
         seed=config.model.seed,
         device_work=backend.device_work,
         async_decode=backend.steps_ahead > 0,
+        open_tokenizer=lambda: _open_tokenizer(start),
     )
     backend.bind(engine)
     info = {
@@ -52,6 +53,11 @@ def build_engine(start: EngineStart, endpoint: Endpoint) -> tuple[Engine, Backen
     }
     engine.ready(json.dumps(info))
     return engine, backend
+
+
+def _open_tokenizer(start: EngineStart) -> Tokenizer | None:
+    """Apart from the one of the front end, which may be another process."""
+    return None if start.config.model.model == NO_MODEL else open_model(start.config).tokenizer()
 
 
 def _build_backend(start: EngineStart) -> Backend:

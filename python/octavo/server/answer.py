@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from octavo._core import Accepted, Delta, Failed, Timings
 from octavo.server.engine_client import Stream
-from octavo.server.errors import from_failure, printable
+from octavo.server.errors import ApiError, from_failure, printable
 from octavo.server.protocol import CompletionTokensDetails, PromptTokensDetails, RequestMetrics, Usage
 from octavo.server.sampling import Resolved
 from octavo.server.service import Service
@@ -38,6 +38,8 @@ class Answer:
         self._prompt_tokens: dict[int, int] = {}
         self._cached_tokens: dict[int, int] = {}
         self._max_tokens: int | None = None
+        self.structure_field: str | None = None
+        """The field that asked for a structure of the output, if one did."""
         self._generated: defaultdict[int, int] = defaultdict(int)
         self._timings: list[Timings] = []
         self._started = time.monotonic()
@@ -63,6 +65,7 @@ class Answer:
         )
         self._prompt_of[request] = len(self._prompt_of)
         self._max_tokens = resolved.max_tokens
+        self.structure_field = resolved.structure_field
 
     @property
     def num_prompts(self) -> int:
@@ -87,7 +90,10 @@ class Answer:
     def fail(self, event: Failed) -> Exception:
         """The error for a request that the engine refused or lost."""
         self.service.metrics.saw_failure(event.reason)
-        return from_failure(event)
+        error = from_failure(event)
+        if event.param == "structured_outputs" and self.structure_field is not None:
+            return ApiError(error.status, f"{self.structure_field}: {error.message}.", self.structure_field)
+        return error
 
     def take(self, event: Delta) -> int:
         """Counts a delta; returns the number of its choice in the answer."""

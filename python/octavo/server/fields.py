@@ -28,18 +28,10 @@ OPENAI_INERT = {
     "prediction": "only speeds up",
     "session_id": "routes between servers",
     "guided_decoding_backend": "chooses an implementation",
-    "guided_whitespace_pattern": "concerns guided_json only",
 }
 """Field → why no value of it can change the output."""
 
 SHARED_REFUSED: Mapping[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
-    "structured_outputs": ({},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": ([],),
-    "guided_grammar": (),
-    "thinking_token_budget": (),
     "use_beam_search": (False,),
     "watermarking": (False,),
     "length_penalty": (1, 1.0),
@@ -76,9 +68,6 @@ WHY = {
     "prompt_embeds": "a prompt is text or token ids",
     "use_beam_search": "octavo does not search with beams yet",
 }
-STRUCTURED = frozenset(
-    {"response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"}
-)
 
 
 @dataclass(frozen=True)
@@ -111,8 +100,6 @@ def asks_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
 
 
 def reason(name: str) -> str:
-    if name in STRUCTURED:
-        return "octavo cannot enforce a structure of the output yet"
     return WHY.get(name, "octavo cannot do this yet, and would have to ignore it")
 
 

@@ -32,6 +32,20 @@ class RepetitionDetection(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     min_count: Int64 = 0
 
 
+class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """vLLM's `StructuredOutputsParams`."""
+
+    json: Any = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: Any = None
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+    whitespace_pattern: str | None = None
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The fields that chat and completions share."""
 
@@ -71,6 +85,16 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     truncation_side: Literal["left", "right"] = "left"
     timeout: float | None = None
     """Seconds."""
+    response_format: dict[str, Any] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Any = None
+    """A schema as an object or as text. The five of this name are vLLM's older way to say it."""
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_json_object: bool | None = None
+    guided_whitespace_pattern: str | None = None
+    thinking_token_budget: Count | None = None
 
 
 class ChatRequest(GenerationRequest, frozen=True, kw_only=True):

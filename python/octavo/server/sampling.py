@@ -10,6 +10,8 @@ from msgspec import UNSET
 from octavo._core import Sampling
 from octavo.server.errors import ApiError, printable
 from octavo.server.protocol import ChatRequest, CompletionRequest, GenerationRequest
+from octavo.server.structures import structure_of
+from octavo.structured import Structure
 
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARACTERS = 4096
@@ -45,6 +47,8 @@ class Resolved:
     """None: the rest of the context."""
     clamp: bool
     """Whether `max_tokens` is cut to what the context leaves: the client did not choose it."""
+    structure_field: str | None = None
+    """The field that asked for a structure of the output, if one did."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,16 @@ class SamplingResolver:
     vocab_size: int
     max_logprobs: int
 
-    def chat(self, request: ChatRequest) -> Resolved:
-        """Raises ApiError 400 that names the field."""
+    def chat(
+        self,
+        request: ChatRequest,
+        *,
+        structure: Structure | None = None,
+        structure_field: str = "tools",
+        reasoning_end: Sequence[int] = (),
+    ) -> Resolved:
+        """`structure`, which `structure_field` asks for, goes before the request's own; it holds after the tokens
+        `reasoning_end`, or from the first token. Raises ApiError 400 that names the field."""
         if request.top_logprobs and not request.logprobs:
             raise ApiError(400, "top_logprobs: needs logprobs to be true.", "top_logprobs")
         self.check_logprobs("top_logprobs", request.top_logprobs)
@@ -66,9 +78,13 @@ class SamplingResolver:
         chosen = None if asked is UNSET else asked
         max_tokens = self.defaults.max_new_tokens if chosen is None else chosen
         logprobs = request.top_logprobs if request.logprobs else None
-        return Resolved(self.build(request, max_tokens, logprobs), max_tokens, clamp=chosen is None)
+        held = structure_of(request) if structure is None else (structure_field, structure)
+        sampling = self.build(request, max_tokens, logprobs, held and held[1], reasoning_end)
+        return Resolved(sampling, max_tokens, chosen is None, held and held[0])
 
-    def completion(self, request: CompletionRequest) -> Resolved:
+    def completion(
+        self, request: CompletionRequest, *, structure: Structure | None = None, reasoning_end: Sequence[int] = ()
+    ) -> Resolved:
         """As `chat`. A max_tokens of null means the rest of the context."""
         if request.logprobs is not None:
             self.check_logprobs("logprobs", request.logprobs)
@@ -79,13 +95,22 @@ class SamplingResolver:
             clamp = True
         else:
             max_tokens, clamp = request.max_tokens, False
-        return Resolved(self.build(request, max_tokens, request.logprobs), max_tokens, clamp)
+        held = structure_of(request) if structure is None else ("structured_outputs", structure)
+        sampling = self.build(request, max_tokens, request.logprobs, held and held[1], reasoning_end)
+        return Resolved(sampling, max_tokens, clamp, held and held[0])
 
     def check_logprobs(self, name: str, value: int) -> None:
         if not 0 <= value <= self.max_logprobs:
             raise ApiError(400, f"{name}: must be 0 to {self.max_logprobs} (--max-logprobs), not {value}.", name)
 
-    def build(self, request: GenerationRequest, max_tokens: int | None, logprobs: int | None) -> Sampling:
+    def build(
+        self,
+        request: GenerationRequest,
+        max_tokens: int | None,
+        logprobs: int | None,
+        structure: Structure | None,
+        reasoning_end: Sequence[int],
+    ) -> Sampling:
         defaults = self.defaults
         top_k = defaults.top_k if request.top_k is None else request.top_k
         seed = None if request.seed in (None, -1) else request.seed
@@ -114,6 +139,9 @@ class SamplingResolver:
                 allowed_token_ids=self.allowed_token_ids(request.allowed_token_ids),
                 bad_words=request.bad_words,
                 logprobs=logprobs,
+                structure=None if structure is None else structure.to_core(),
+                reasoning_end=reasoning_end,
+                thinking_token_budget=request.thinking_token_budget,
                 best_of=request.best_of,
                 repetition_detection=None if repeats is None else msgspec.structs.astuple(repeats),
                 spaces_between_special_tokens=request.spaces_between_special_tokens,

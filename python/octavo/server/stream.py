@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 ADMISSION_SECONDS = 1.0
 """How long the status line waits for a first token. The engine refuses within a step; a queue may take longer."""
+COMPILATION_SECONDS = 8.0
+"""The same where a structure is compiled first, which the engine gives up after 5 seconds."""
 KEEP_ALIVE = b": keep-alive\n\n"
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -67,7 +69,8 @@ async def admitted(answer: Answer) -> list[Event]:
     loop = asyncio.get_running_loop()
     while not running:
         if num_accepted == answer.num_prompts:
-            deadline = loop.time() + ADMISSION_SECONDS if deadline is None else deadline
+            seconds = ADMISSION_SECONDS if answer.structure_field is None else COMPILATION_SECONDS
+            deadline = loop.time() + seconds if deadline is None else deadline
             if not await answer.stream.wait(deadline - loop.time()):
                 break
         news = await answer.stream.next()

@@ -14,6 +14,9 @@ use crate::request::{Ending, Request, Requests, Sequence, SequenceKey};
 use crate::scheduler::Scheduler;
 use crate::stats::now;
 
+/// The field of a request that names a structure.
+pub(crate) const STRUCTURE: &str = "structured_outputs";
+
 /// Where reports go: the wire's `Sender`, or a test.
 pub trait ReportSink: Send {
     /// False when the front end has gone.
@@ -51,8 +54,8 @@ impl Outbox {
         self.last = now();
     }
 
-    pub fn fail(&mut self, request: RequestId, reason: FailReason, message: String) {
-        self.send(&Report::Failed { request, reason, message });
+    pub fn fail(&mut self, request: RequestId, reason: FailReason, param: Option<&str>, message: String) {
+        self.send(&Report::Failed { request, reason, param: param.map(str::to_owned), message });
     }
 
     pub fn is_empty(&self) -> bool {
@@ -68,8 +71,16 @@ impl Outbox {
         self.spare.append(&mut step.outputs);
     }
 
+    /// Aborts the choices of a request that never ran.
+    pub fn abort(&mut self, request: RequestId, num_choices: u32, arrival: f64) {
+        for choice in 0..num_choices {
+            let timings = Timings { arrival, ..Timings::default() };
+            self.output(request, 0, choice).finish = Some(Finish { reason: FinishReason::Abort, timings });
+        }
+    }
+
     /// An output without tokens of one choice, to be completed.
-    fn output(&mut self, request: &Request, choice: u32) -> &mut ChoiceOutput {
+    fn output(&mut self, request: RequestId, num_cached: u32, choice: u32) -> &mut ChoiceOutput {
         let mut output = self.spare.pop().unwrap_or_else(|| ChoiceOutput {
             request: 0,
             choice: 0,
@@ -79,11 +90,11 @@ impl Outbox {
             scheduled: 0.0,
             finish: None,
         });
-        output.request = request.id;
+        output.request = request;
         output.choice = choice;
         output.tokens.clear();
         output.logprobs.clear();
-        output.num_cached_tokens = request.num_cached;
+        output.num_cached_tokens = num_cached;
         output.scheduled = 0.0;
         output.finish = None;
         let outputs = &mut self.frame().outputs;
@@ -114,14 +125,19 @@ pub(crate) fn abort(requests: &mut Requests, scheduler: &mut Scheduler, outbox: 
     let request = requests.request_of(key);
     let timings = timings(request, sequence, now());
     for choice in sequence.turn.choice..sequence.turn.choice + sequence.num_choices {
-        outbox.output(request, choice).finish = Some(Finish { reason: FinishReason::Abort, timings });
+        outbox.output(request.id, request.num_cached, choice).finish =
+            Some(Finish { reason: FinishReason::Abort, timings });
     }
     close(requests, scheduler, key);
 }
 
+/// Why a request ends with an error: the reason, its field at fault, and the message.
+pub(crate) type Refusal = (FailReason, Option<&'static str>, String);
+
 /// Why a request ends for which the backend has chosen no token.
-fn no_token(sampling: &Sampling, chosen: i32) -> (FailReason, String) {
+fn no_token(sampling: &Sampling, chosen: i32) -> Refusal {
     let constraints = [
+        ("structured_outputs", sampling.structure.is_some()),
         ("allowed_token_ids", !sampling.allowed_token_ids.is_empty()),
         ("bad_words", !sampling.bad_words.is_empty()),
         ("min_tokens", sampling.min_tokens > 0),
@@ -129,9 +145,10 @@ fn no_token(sampling: &Sampling, chosen: i32) -> (FailReason, String) {
     let names: Vec<&str> =
         constraints.iter().filter(|constraint| constraint.1).map(|constraint| constraint.0).collect();
     if chosen >= 0 || names.is_empty() {
-        return (FailReason::Internal, format!("the backend sampled token {chosen}, which is none"));
+        return (FailReason::Internal, None, format!("the backend sampled token {chosen}, which is none"));
     }
-    (FailReason::Invalid, format!("{} together leave no token that could come next", names.join(", ")))
+    let message = format!("{} together leave no token that could come next", names.join(", "));
+    (FailReason::Invalid, Some(names[0]), message)
 }
 
 /// Ends a request with an error.
@@ -140,15 +157,14 @@ pub(crate) fn end(
     scheduler: &mut Scheduler,
     outbox: &mut Outbox,
     request: usize,
-    reason: FailReason,
-    message: String,
+    (reason, param, message): Refusal,
 ) {
     let choices = requests.requests[request].choices.clone();
     let id = requests.requests[request].id;
     for key in choices.into_iter().flatten() {
         close(requests, scheduler, key);
     }
-    outbox.fail(id, reason, message);
+    outbox.fail(id, reason, param, message);
 }
 
 /// Applies a step's outputs. The frame is filled, not sent.
@@ -189,7 +205,7 @@ pub(crate) fn commit(
         if requests.requests[request].pooling.is_some() {
             let Some(result) = result else {
                 let message = "the backend made nothing of this prompt".to_owned();
-                end(requests, scheduler, outbox, request, FailReason::Internal, message);
+                end(requests, scheduler, outbox, request, (FailReason::Internal, None, message));
                 continue;
             };
             let request = &requests.requests[request];
@@ -198,9 +214,15 @@ pub(crate) fn commit(
             close(requests, scheduler, entry.key);
             continue;
         }
-        if let Some(&bad) = view.sampled[samples.clone()].iter().find(|&&token| token as u32 >= config.vocab_size) {
-            let (reason, message) = no_token(&requests.requests[request].sampling, bad);
-            end(requests, scheduler, outbox, request, reason, message);
+        let sampled = &view.sampled[samples.clone()];
+        let stage = &requests.sequences[entry.key].stage;
+        if let Some(message) = sampled.iter().find_map(|&token| stage.refuse(token)) {
+            end(requests, scheduler, outbox, request, (FailReason::Invalid, Some(STRUCTURE), message));
+            continue;
+        }
+        if let Some(&bad) = sampled.iter().find(|&&token| token as u32 >= config.vocab_size) {
+            let refusal = no_token(&requests.requests[request].sampling, bad);
+            end(requests, scheduler, outbox, request, refusal);
             continue;
         }
         if requests.sequences[entry.key].num_output() == 0 && requests.sequences[entry.key].turn.choice == 0 {
@@ -236,7 +258,7 @@ fn append(
     let token = view.sampled[sample] as u32;
     sequence.tokens.push(token);
     scheduler.counters.generation_tokens += 1;
-    let output = outbox.output(request, sequence.turn.choice);
+    let output = outbox.output(request.id, request.num_cached, sequence.turn.choice);
     if sequence.first_token == 0.0 {
         sequence.first_token = time;
         output.scheduled = request.scheduled;
@@ -255,11 +277,16 @@ fn append(
     if let Some(reason) = finish_reason(request, sequence, token, &config.eos_token_ids) {
         output.finish = Some(Finish { reason, timings: timings(request, sequence, time) });
         close(requests, scheduler, key);
+    } else if !request.rules.is_empty() {
+        sequence.stage = request.rules.next(&sequence.stage, sequence.output());
     }
 }
 
 fn finish_reason(request: &Request, sequence: &Sequence, token: u32, eos: &[u32]) -> Option<FinishReason> {
     let sampling = &request.sampling;
+    if sequence.stage.is_structured() && eos.contains(&token) {
+        return Some(FinishReason::EndOfSequence);
+    }
     if sequence.num_output() >= sampling.min_tokens {
         if !sampling.ignore_eos && eos.contains(&token) {
             return Some(FinishReason::EndOfSequence);

@@ -1,6 +1,8 @@
 //! The public face of the core. One step is plan, run, commit; two may be in flight.
 
 use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,8 +12,10 @@ use thiserror::Error;
 use crate::arena::{ArenaLayout, Arenas, NUM_ARENAS};
 use crate::attention_work::WorkPlanner;
 use crate::blocks::BlockTable;
-use crate::commit::{self, Outbox, ReportSink};
+use crate::commit::{self, Outbox, Refusal, ReportSink, STRUCTURE};
 use crate::config::{EngineConfig, Policy};
+use crate::constraint::{Grammar, Rules};
+use crate::grammar::{Compilation, Grammars, OpenVocabulary};
 use crate::hash::{BlockHash, BlockHasher};
 use crate::plan::{Plan, SampleRow, Step};
 use crate::pooling::{self, PoolRow, Pooled};
@@ -50,6 +54,9 @@ pub struct Engine {
     inbox: Inbox,
     commands: Vec<Command>,
     requests: Requests,
+    /// `None`: it knows no vocabulary, so that it takes no structures.
+    grammars: Option<Grammars>,
+    compiling: Vec<Compiling>,
     scheduler: Scheduler,
     work: Option<WorkPlanner>,
     outbox: Outbox,
@@ -63,6 +70,14 @@ pub struct Engine {
     root: BlockHash,
     draining: bool,
     closed: bool,
+}
+
+/// A request whose structure is being compiled.
+struct Compiling {
+    submission: Submission,
+    number: u64,
+    limit: u32,
+    compilation: Arc<Compilation>,
 }
 
 impl Engine {
@@ -107,6 +122,8 @@ impl Engine {
             inbox,
             commands: Vec::new(),
             requests: Requests::default(),
+            grammars: None,
+            compiling: Vec::new(),
             outbox: Outbox::new(sink),
             steps: Default::default(),
             in_flight: VecDeque::with_capacity(NUM_ARENAS),
@@ -115,6 +132,12 @@ impl Engine {
             draining: false,
             closed: false,
         })
+    }
+
+    /// Lets requests ask for a structure. `open` is called when the first one does, by another thread.
+    pub fn set_vocabulary(&mut self, open: OpenVocabulary) {
+        let (size, eos) = (self.config.vocab_size, &self.config.eos_token_ids);
+        self.grammars = Some(Grammars::new(open, size, eos, self.inbox.clone()));
     }
 
     pub fn config(&self) -> &EngineConfig {
@@ -224,8 +247,8 @@ impl Engine {
             let (request, ending) = (sequence.request, sequence.ending);
             match ending {
                 Ending::None => {
-                    let (reason, message) = (FailReason::Internal, message.to_owned());
-                    commit::end(&mut self.requests, &mut self.scheduler, &mut self.outbox, request, reason, message);
+                    let refusal = (FailReason::Internal, None, message.to_owned());
+                    commit::end(&mut self.requests, &mut self.scheduler, &mut self.outbox, request, refusal);
                 }
                 Ending::Abort => {
                     commit::abort(&mut self.requests, &mut self.scheduler, &mut self.outbox, entry.key);
@@ -250,7 +273,7 @@ impl Engine {
         let pool = &self.scheduler.pool;
         Stats {
             num_running: self.scheduler.running.len() as u32,
-            num_waiting: self.scheduler.waiting.len() as u32,
+            num_waiting: (self.scheduler.waiting.len() + self.compiling.len()) as u32,
             num_blocks: pool.num_blocks(),
             num_used_blocks: pool.num_blocks() - pool.num_free(),
             num_wasted_slots: pool.num_wasted(),
@@ -286,9 +309,8 @@ impl Engine {
             match command {
                 Command::Submit(submission) => {
                     let id = submission.request;
-                    if let Err((reason, message)) = self.submit(*submission) {
-                        self.scheduler.counters.num_rejected += 1;
-                        self.outbox.fail(id, reason, message);
+                    if let Err(refusal) = self.submit(*submission) {
+                        self.refuse(id, refusal);
                     }
                 }
                 Command::Abort { request } => self.abort(request),
@@ -298,6 +320,7 @@ impl Engine {
             }
         }
         self.commands = commands;
+        self.take_compiled();
         if !self.outbox.is_empty() {
             let stats = self.stats();
             self.outbox.flush(stats);
@@ -307,28 +330,84 @@ impl Engine {
     }
 
     fn settle(&mut self) {
-        self.closed |= self.outbox.closed || self.draining && self.requests.is_empty() && self.in_flight.is_empty();
+        self.closed |= self.outbox.closed || self.draining && self.is_idle();
     }
 
-    fn submit(&mut self, submission: Submission) -> Result<(), (FailReason, String)> {
+    fn is_idle(&self) -> bool {
+        self.requests.is_empty() && self.compiling.is_empty() && self.in_flight.is_empty()
+    }
+
+    fn refuse(&mut self, id: RequestId, (reason, param, message): Refusal) {
+        self.scheduler.counters.num_rejected += 1;
+        self.outbox.fail(id, reason, param, message);
+    }
+
+    fn submit(&mut self, submission: Submission) -> Result<(), Refusal> {
         if self.draining {
-            return Err((FailReason::Draining, "the engine is shutting down".into()));
+            return Err((FailReason::Draining, None, "the engine is shutting down".into()));
         }
-        let limit = self.check(&submission).map_err(|message| (FailReason::Invalid, message))?;
+        let limit = self.check(&submission).map_err(|message| (FailReason::Invalid, None, message))?;
         if let Some(max) = self.config.max_num_queued_reqs {
             // Those for whom a row is free are not really waiting.
-            if self.scheduler.waiting.len() >= max as usize + self.scheduler.num_free_rows() {
-                return Err((FailReason::QueueFull, format!("{max} requests are waiting, which is the limit")));
+            let num_waiting = self.scheduler.waiting.len() + self.compiling.len();
+            if num_waiting >= max as usize + self.scheduler.num_free_rows() {
+                let message = format!("{max} requests are waiting, which is the limit");
+                return Err((FailReason::QueueFull, None, message));
             }
         }
-        let Submission { request: id, prompt, sampling, pooling, priority, arrival, cache_salt } = submission;
         self.num_submitted += 1;
+        let number = self.num_submitted;
+        let Some(structure) = &submission.sampling.structure else {
+            self.enqueue(submission, number, limit, None);
+            return Ok(());
+        };
+        let Some(grammars) = &mut self.grammars else {
+            let message = "this engine has no tokenizer, and cannot enforce a structure".into();
+            return Err((FailReason::Invalid, Some(STRUCTURE), message));
+        };
+        let Some(compilation) = grammars.compile(structure) else {
+            return Err((FailReason::QueueFull, None, "too many grammars wait to be compiled".into()));
+        };
+        self.compiling.push(Compiling { submission, number, limit, compilation });
+        Ok(())
+    }
+
+    /// Queues the requests whose structures are compiled, and refuses those whose structures cannot be.
+    fn take_compiled(&mut self) {
+        let Some(grammars) = self.grammars.as_mut().filter(|_| !self.compiling.is_empty()) else { return };
+        let (mut done, mut refused) = (Vec::new(), Vec::new());
+        for request in mem::take(&mut self.compiling) {
+            grammars.check_time(&request.compilation);
+            match request.compilation.outcome() {
+                None => self.compiling.push(request),
+                Some(Ok(start)) => {
+                    let grammar = Grammar { start: start.clone(), workers: grammars.workers().clone() };
+                    done.push((request, grammar));
+                }
+                Some(Err(message)) => {
+                    grammars.forget(request.submission.sampling.structure.as_ref().expect("it was compiled"));
+                    refused.push((request.submission.request, message.clone()));
+                }
+            }
+        }
+        for (id, message) in refused {
+            self.refuse(id, (FailReason::Invalid, Some(STRUCTURE), message));
+        }
+        for (Compiling { submission, number, limit, .. }, grammar) in done {
+            self.enqueue(submission, number, limit, Some(grammar));
+        }
+    }
+
+    fn enqueue(&mut self, submission: Submission, number: u64, limit: u32, structure: Option<Grammar>) {
+        let Submission { request: id, prompt, sampling, pooling, priority, arrival, cache_salt } = submission;
         let priority = if self.config.policy == Policy::Priority { priority } else { 0 };
-        let turn = Turn { priority, number: self.num_submitted, choice: 0 };
+        let turn = Turn { priority, number, choice: 0 };
         let mut banned = Vec::new();
         if sampling.min_tokens > 0 {
             banned.extend(sampling.stop_token_ids.iter().chain(&self.config.eos_token_ids));
         }
+        let rules = Rules::new(&sampling, structure, self.config.vocab_size, &self.config.eos_token_ids, &banned);
+        let stage = rules.begin();
         let num_choices = sampling.n;
         let limits = self.config.pooling.as_ref();
         let is_whole = pooling.zip(limits).is_some_and(|(pooling, limits)| limits.is_whole(pooling.task));
@@ -336,6 +415,7 @@ impl Engine {
         let request = Request {
             id,
             banned,
+            rules,
             seed: sampling.seed.unwrap_or_else(|| mix(self.config.seed, turn.number)),
             sampling,
             pooling,
@@ -368,18 +448,19 @@ impl Engine {
             in_flight: 0,
             pending: None,
             ending: Ending::None,
+            stage,
             first_token: 0.0,
             num_preemptions: 0,
         });
         self.scheduler.waiting.push(turn, key);
-        Ok(())
     }
 
     /// The length at which the request's sequences end, or why it can never run.
     fn check(&self, submission: &Submission) -> Result<u32, String> {
         let (config, sampling) = (&self.config, &submission.sampling);
         let num_prompt = submission.prompt.len();
-        if self.requests.contains(submission.request) {
+        let is_compiling = |request: &Compiling| request.submission.request == submission.request;
+        if self.requests.contains(submission.request) || self.compiling.iter().any(is_compiling) {
             return Err(format!("request {} exists already", submission.request));
         }
         if num_prompt == 0 {
@@ -408,6 +489,15 @@ impl Engine {
         if sampling.logprobs.is_some_and(|count| count > config.max_logprobs) {
             return Err(format!("more log-probabilities are asked for than the {} allowed", config.max_logprobs));
         }
+        if let Some(end) = sampling.reasoning_end.iter().find(|&&token| token >= config.vocab_size) {
+            return Err(format!(
+                "token {end} of the reasoning's end is not in the vocabulary of {}",
+                config.vocab_size
+            ));
+        }
+        if sampling.thinking_token_budget.is_some() && sampling.reasoning_end.is_empty() {
+            return Err("a budget of reasoning needs the tokens that end it".into());
+        }
         let (limit, num_computed) = if submission.pooling.is_some() {
             (num_prompt as u32, num_prompt as u32)
         } else {
@@ -425,6 +515,10 @@ impl Engine {
     }
 
     fn abort(&mut self, id: RequestId) {
+        if let Some(index) = self.compiling.iter().position(|request| request.submission.request == id) {
+            let Submission { sampling, arrival, .. } = self.compiling.swap_remove(index).submission;
+            return self.outbox.abort(id, sampling.n, arrival);
+        }
         let Some(request) = self.requests.find(id) else { return };
         for key in request.choices.clone().into_iter().flatten() {
             let sequence = &mut self.requests.sequences[key];

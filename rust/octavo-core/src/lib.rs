@@ -3,6 +3,8 @@
 //! The modules stand in the order in which a request meets them:
 //!
 //! - `config`: the limits, checked once
+//! - `grammar`, `nesting`: structures of the output, compiled and matched beside the steps; `constraint`: what a sequence
+//!   is held to
 //! - `request`: a request, and its sequences, one for each choice
 //! - `queue`: what the I/O thread brings, and the sequences that wait to run
 //! - `hash`, `prefix`, `blocks`: full blocks of tokens get a chained hash, are found again by it, and are counted
@@ -18,6 +20,12 @@
 //! Nothing here is `unsafe` for foreign memory: the caller lends its arenas as byte slices, call by call.
 
 mod config;
+
+mod nesting;
+
+mod grammar;
+
+mod constraint;
 
 mod request;
 
@@ -50,7 +58,9 @@ mod stats;
 pub use arena::{ArenaLayout, Arenas, Column, Element, HeapArenas};
 pub use commit::ReportSink;
 pub use config::{DeviceWork, EngineConfig, Policy};
+pub use constraint::Mask;
 pub use engine::{Engine, EngineError};
+pub use grammar::{OpenVocabulary, Turn, Vocabulary};
 pub use hash::BlockHasher;
 pub use plan::{Plan, SampleRow};
 pub use pooling::{PoolRow, PoolingLimits};

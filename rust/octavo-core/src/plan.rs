@@ -6,6 +6,7 @@
 use crate::arena::{ArenaView, DeviceView};
 use crate::attention_work::WorkPlanner;
 use crate::blocks::BlockId;
+use crate::constraint::Mask;
 use crate::history;
 use crate::pooling::{PoolRow, Pooled};
 use crate::request::{Requests, SequenceKey};
@@ -49,7 +50,8 @@ pub struct SampleRow<'a> {
     pub choice: u32,
     /// Index among the generated tokens of the one to be sampled. Seed, choice and step together name the random draw.
     pub step: u64,
-    /// Tokens which cannot be chosen: stop and end-of-sequence tokens before `min_tokens`.
+    pub mask: Mask<'a>,
+    /// Tokens which cannot be chosen: stop and end-of-sequence tokens before `min_tokens`, or before a structure begins.
     pub banned: &'a [u32],
     /// `Some`: no other token can be chosen.
     pub allowed: Option<&'a [u32]>,
@@ -236,7 +238,8 @@ impl Step {
                 seed: request.seed,
                 choice: sequence.turn.choice + choice,
                 step: u64::from(num_output),
-                banned: request.banned_after(num_output),
+                mask: sequence.stage.mask(),
+                banned: request.banned_at(&sequence.stage, num_output),
                 allowed: Some(sampling.allowed_token_ids.as_slice()).filter(|allowed| !allowed.is_empty()),
                 bad_words: &sampling.bad_words,
                 logit_bias: &sampling.logit_bias,

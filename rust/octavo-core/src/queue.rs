@@ -21,6 +21,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     commands: Vec<Command>,
+    /// Beside the commands something has changed.
+    woken: bool,
     closed: bool,
 }
 
@@ -33,6 +35,12 @@ impl Inbox {
     /// The front end has gone.
     pub fn close(&self) {
         self.state().closed = true;
+        self.0.news.notify_one();
+    }
+
+    /// Ends the engine's wait although there is no command.
+    pub(crate) fn wake(&self) {
+        self.state().woken = true;
         self.0.news.notify_one();
     }
 
@@ -49,12 +57,13 @@ impl Inbox {
     pub(crate) fn take(&self, commands: &mut Vec<Command>) -> bool {
         let mut state = self.state();
         std::mem::swap(&mut state.commands, commands);
+        state.woken = false;
         !state.closed
     }
 
     /// Blocks until there is something to take, at most `timeout`.
     pub(crate) fn wait(&self, timeout: Duration) {
-        let quiet = |state: &mut State| state.commands.is_empty() && !state.closed;
+        let quiet = |state: &mut State| state.commands.is_empty() && !state.woken && !state.closed;
         let _ = self.0.news.wait_timeout_while(self.state(), timeout, quiet);
     }
 

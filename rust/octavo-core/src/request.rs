@@ -9,6 +9,7 @@ use octavo_wire::{Pooling, RequestId, Sampling};
 use slab::Slab;
 
 use crate::blocks::BlockTable;
+use crate::constraint::{Rules, Stage};
 use crate::hash::{BlockHash, BlockHasher, HashKeyed};
 use crate::prefix::Content;
 
@@ -35,6 +36,7 @@ pub(crate) struct Request {
     pub pooling: Option<Pooling>,
     /// Stop and end-of-sequence tokens while the output is shorter than `min_tokens`.
     pub banned: Vec<u32>,
+    pub rules: Rules,
     pub seed: u64,
     pub salt: Option<Arc<str>>,
     /// Hash before the first block.
@@ -56,6 +58,7 @@ impl Request {
         !sampling.logit_bias.is_empty()
             || !sampling.allowed_token_ids.is_empty()
             || !sampling.bad_words.is_empty()
+            || !self.rules.is_empty()
             || sampling.logprobs.is_some_and(|count| count > DEVICE_LOGPROBS)
             || !self.banned_after(num_output).is_empty()
     }
@@ -65,8 +68,17 @@ impl Request {
         (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) != (0.0, 0.0, 1.0)
     }
 
+    /// Tokens that cannot come at a stage, after `num_output` others. A mask has them taken out already.
+    pub fn banned_at(&self, stage: &Stage, num_output: u32) -> &[u32] {
+        if !stage.mask().is_all() {
+            return &[];
+        }
+        let banned = self.banned_after(num_output);
+        if banned.is_empty() { self.rules.banned_in(stage) } else { banned }
+    }
+
     /// Tokens that cannot come after `num_output` others.
-    pub fn banned_after(&self, num_output: u32) -> &[u32] {
+    fn banned_after(&self, num_output: u32) -> &[u32] {
         if num_output < self.sampling.min_tokens { &self.banned } else { &[] }
     }
 }
@@ -116,6 +128,7 @@ pub(crate) struct Sequence {
     /// The block that this step computes for it, when others could use it too.
     pub pending: Option<BlockHash>,
     pub ending: Ending,
+    pub stage: Stage,
     pub first_token: f64,
     pub num_preemptions: u32,
 }

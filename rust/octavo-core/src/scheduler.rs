@@ -348,6 +348,7 @@ impl Scheduler {
                 row: Some(row),
                 fork_rows: Vec::new(),
                 hashes: origin.hashes.clone(),
+                stage: origin.stage.clone(),
                 ..*origin
             };
             let fork = requests.attach(sequence);

@@ -1,11 +1,12 @@
 //! Logits to tokens. Rows are shared out over the threads; each is done by one thread, from its own numbers alone.
 //!
-//! In order, as in vLLM: log-probabilities of the raw logits if asked for (scan.rs, truncate.rs); allowed and
+//! In order, as in vLLM: log-probabilities of the raw logits if asked for (scan.rs, truncate.rs); the mask (mask.rs), allowed and
 //! banned tokens, logit bias and penalties (penalties.rs); the most probable token if the temperature is 0; else temperature, min-p,
 //! top-k, top-p (each of what the one before left, renormalised), and a draw by the inverse of the cumulated
 //! probabilities, in the order of the tokens, with a random number that depends on seed, choice and step alone
 //! (philox.rs).
 
+mod mask;
 mod penalties;
 mod philox;
 mod scan;
@@ -47,6 +48,8 @@ pub struct SampleRow<'a> {
     pub choice: u32,
     /// How many tokens the answer has already.
     pub step: u64,
+    /// Empty, or what may be chosen: token i where bit i % 32 of word i / 32 is set.
+    pub mask: &'a [u32],
     /// Some: no other token can be chosen.
     pub allowed: Option<&'a [u32]>,
     pub banned: &'a [u32],

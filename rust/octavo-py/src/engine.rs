@@ -3,8 +3,9 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use octavo_core::{ArenaLayout, Arenas, Column, Element, EngineConfig, EngineError, Policy};
+use octavo_core::{ArenaLayout, Arenas, Column, Element, EngineConfig, EngineError, Policy, Vocabulary};
 use octavo_kernels::{CpuKernels, KernelError, SampleOutput, SampleRow, StepMeta};
+use octavo_text::Token;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
@@ -13,6 +14,7 @@ use crate::endpoint::Endpoint;
 use crate::errors::{detached, invalid, lock};
 use crate::events::Stats;
 use crate::pooling::PoolingLimits;
+use crate::tokenizer::Tokenizer;
 
 fn engine_error(error: EngineError) -> PyErr {
     match error {
@@ -100,7 +102,7 @@ impl Engine {
                         vocab_size, eos_token_ids, enable_prefix_caching = true, enable_chunked_prefill = true,
                         policy = "fcfs", max_num_queued_reqs = None, long_prefill_token_threshold = 0,
                         max_logprobs = 20, seed = 0, async_decode = false, device_work = None,
-                        pooling = None))]
+                        pooling = None, open_tokenizer = None))]
     #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
     fn new(
         py: Python<'_>,
@@ -122,6 +124,7 @@ impl Engine {
         async_decode: bool,
         device_work: Option<&DeviceWork>,
         pooling: Option<&PoolingLimits>,
+        open_tokenizer: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let policy = match policy {
             "fcfs" => Policy::Fcfs,
@@ -149,7 +152,10 @@ impl Engine {
         };
         config.check().map_err(engine_error)?;
         let endpoint = endpoint.take()?;
-        let engine = detached(py, || octavo_core::Engine::connect(config, endpoint))?.map_err(engine_error)?;
+        let mut engine = detached(py, || octavo_core::Engine::connect(config, endpoint))?.map_err(engine_error)?;
+        if let Some(open) = open_tokenizer {
+            engine.set_vocabulary(Box::new(move || vocabulary(&open)));
+        }
         let arenas = BoundArenas((0..engine.num_arenas()).map(|_| None).collect());
         Ok(Self(Mutex::new(Inner { engine, arenas })))
     }
@@ -250,6 +256,26 @@ impl Engine {
     }
 }
 
+/// What the tokens stand for, of the tokenizer that a Python function returns.
+fn vocabulary(open: &Py<PyAny>) -> Result<Vocabulary, String> {
+    let tokenizer = Python::attach(|py| -> PyResult<_> {
+        let tokenizer = open.call0(py)?;
+        Ok(tokenizer.extract::<Option<PyRef<'_, Tokenizer>>>(py)?.map(|tokenizer| tokenizer.0.clone()))
+    });
+    let tokenizer = tokenizer.map_err(|error| format!("the tokenizer cannot be opened: {error}"))?;
+    let tokenizer = tokenizer.ok_or("a structure needs a tokenizer, and this model has none")?;
+    let tokens = tokenizer.tokens().ok_or("with this tokenizer the text of a token depends on its neighbours")?;
+    let mut vocabulary = Vocabulary::default();
+    for token in tokens {
+        match token {
+            Token::Hole => vocabulary.push_hole(),
+            Token::Text(bytes) => vocabulary.push_text(bytes),
+            Token::Special(name) => vocabulary.push_special(&name),
+        }
+    }
+    Ok(vocabulary)
+}
+
 impl Engine {
     fn call<T: Send>(&self, py: Python<'_>, work: impl Send + FnOnce(&mut Inner) -> PyResult<T>) -> PyResult<T> {
         detached(py, || work(&mut *lock(&self.0)?))?
@@ -285,8 +311,9 @@ impl Engine {
     /// Whether a step in flight needs nothing but the most probable token of each sample.
     pub fn is_greedy(&self, epoch: u64) -> PyResult<bool> {
         let inner = lock(&self.0)?;
-        let mut rows = inner.engine.sampling(epoch).map_err(engine_error)?.map(kernel_row);
-        Ok(rows.all(|row| row.is_greedy()))
+        let mut rows = inner.engine.sampling(epoch).map_err(engine_error)?;
+        // Nobody waits for a mask before the forward pass.
+        Ok(rows.all(|row| row.mask.is_all() && kernel_row(row).is_greedy()))
     }
 
     /// Writes the tokens of a step that `is_greedy` into its arena. None: the commit fails the request.
@@ -449,6 +476,7 @@ impl<'a> Columns<'a> {
     }
 }
 
+/// Waits for the mask of a row that has one.
 fn kernel_row(row: octavo_core::SampleRow<'_>) -> SampleRow<'_> {
     SampleRow {
         temperature: row.temperature,
@@ -463,6 +491,7 @@ fn kernel_row(row: octavo_core::SampleRow<'_>) -> SampleRow<'_> {
         seed: row.seed,
         choice: row.choice,
         step: row.step,
+        mask: row.mask.wait(),
         allowed: row.allowed,
         banned: row.banned,
         bad_words: row.bad_words,

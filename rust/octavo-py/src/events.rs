@@ -149,8 +149,8 @@ impl Failed {
     }
 
     #[getter]
-    fn param(&self) -> Option<&'static str> {
-        self.0.param
+    fn param(&self) -> Option<&str> {
+        self.0.param.as_deref()
     }
 
     #[getter]

@@ -1,5 +1,6 @@
 //! What a caller hears of its requests, and the queue in which it waits.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
@@ -101,7 +102,7 @@ pub struct Failed {
     pub request: RequestId,
     pub reason: FailedReason,
     /// The parameter at fault, by its OpenAI name.
-    pub param: Option<&'static str>,
+    pub param: Option<Cow<'static, str>>,
     pub message: String,
 }
 

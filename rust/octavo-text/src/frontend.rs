@@ -4,6 +4,7 @@
 //! under one lock, which no thread holds while it tokenizes or waits. Events enter their queue under that lock, so their
 //! order is the order of what happened.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::RawFd;
@@ -277,7 +278,7 @@ impl Shared {
             Ok(Err(error)) => self.fail(job.id, invalid("prompt", format!("The prompt cannot be tokenized: {error}."))),
             Err(_) => {
                 let message = "The tokenizer failed on this prompt.".to_owned();
-                self.fail(job.id, (FailedReason::Internal, Some("prompt"), message));
+                self.fail(job.id, (FailedReason::Internal, Some("prompt".into()), message));
             }
         }
     }
@@ -342,9 +343,9 @@ impl Shared {
                 Some(Report::Idle(stats)) => state.stats = Some(*stats),
                 Some(Report::Step(step)) => self.take_step(&mut state, *step),
                 Some(Report::Pooled(output)) => self.take_pooled(&mut state, *output),
-                Some(Report::Failed { request, reason, message }) => {
+                Some(Report::Failed { request, reason, param, message }) => {
                     drop(state);
-                    self.fail(request, (failed_reason(reason), None, message));
+                    self.fail(request, (failed_reason(reason), param.map(Cow::Owned), message));
                 }
             }
         }

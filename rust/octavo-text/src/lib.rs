@@ -27,4 +27,4 @@ pub use request::{Limits, Prompt, Request};
 pub use sampling::{InvalidParam, RepetitionDetection, Sampling, SamplingOptions, Side};
 pub use stop::{StopMatcher, StopStrings};
 pub use strings::StringList;
-pub use tokenize::{Tokenizer, TokenizerError};
+pub use tokenize::{Token, Tokenizer, TokenizerError};

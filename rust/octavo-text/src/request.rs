@@ -1,5 +1,6 @@
 //! A request as the caller gives it, and the checks which need the model's limits and the tokenized prompt.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use octavo_wire::Pooling;
@@ -42,10 +43,10 @@ pub struct Request {
 }
 
 /// Why a request has failed: the fields of the event `Failed`.
-pub(crate) type Failure = (FailedReason, Option<&'static str>, String);
+pub(crate) type Failure = (FailedReason, Option<Cow<'static, str>>, String);
 
 pub(crate) fn invalid(param: &'static str, message: String) -> Failure {
-    (FailedReason::Invalid, Some(param), message)
+    (FailedReason::Invalid, Some(param.into()), message)
 }
 
 impl Request {
@@ -145,6 +146,7 @@ impl Request {
         limits.check_ids("stop_token_ids", sampling.stop_token_ids.iter().copied())?;
         limits.check_ids("allowed_token_ids", sampling.allowed_token_ids.iter().copied())?;
         limits.check_ids("logit_bias", sampling.logit_bias.iter().map(|(token, _)| *token))?;
+        limits.check_ids("reasoning_end", sampling.reasoning_end.iter().copied())?;
         let rest = u32::try_from(limit - length).unwrap_or(u32::MAX);
         sampling.max_tokens = match self.sampling.max_tokens {
             Some(wanted) if wanted > rest && !self.clamp_max_tokens => {

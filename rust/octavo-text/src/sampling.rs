@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use octavo_wire::{Structure, StructureKind};
+
 use crate::repeats::RepeatLimits;
 use crate::stop::StopStrings;
 
@@ -12,7 +14,11 @@ const MAX_STOP_TOKENS: usize = 1024;
 const MAX_BAD_WORDS: usize = 1024;
 const MAX_BAD_WORD_BYTES: usize = 256;
 const MAX_BIASES: usize = 4096;
+const MAX_STRUCTURE_BYTES: usize = 1 << 20;
+const MAX_REASONING_END: usize = 64;
 const MAX_BIAS: f64 = 100.0;
+/// The parameter that clients know a structure by.
+const STRUCTURE: &str = "structured_outputs";
 /// Lower temperatures are greedy: dividing logits by them leaves nothing but the best token anyway.
 const MIN_TEMPERATURE: f64 = 1e-5;
 /// What is compared with each token; a longer loop is rare, and `max_tokens` ends it.
@@ -47,6 +53,12 @@ pub struct SamplingOptions {
     /// (token, bias); biases are cut to -100 to 100, as OpenAI defines them. A token named twice keeps its last bias.
     pub logit_bias: Vec<(i64, f64)>,
     pub logprobs: Option<i64>,
+    /// What the output must match: kind and text.
+    pub structure: Option<(String, String)>,
+    /// The tokens that end the reasoning, before which `structure` does not hold.
+    pub reasoning_end: Vec<i64>,
+    /// Tokens of reasoning, at most.
+    pub thinking_token_budget: Option<i64>,
     /// Choices that are made, of which the `n` with the highest log-probability per token are given out, best first.
     pub best_of: Option<i64>,
     pub repetition_detection: Option<RepetitionDetection>,
@@ -100,6 +112,9 @@ impl Default for SamplingOptions {
             detokenize: true,
             logit_bias: Vec::new(),
             logprobs: None,
+            structure: None,
+            reasoning_end: Vec::new(),
+            thinking_token_budget: None,
             best_of: None,
             repetition_detection: None,
             spaces_between_special_tokens: true,
@@ -194,7 +209,16 @@ impl Sampling {
                 Some(count) => Some(integer("logprobs", count, 0, i64::from(u32::MAX))?),
                 None => is_ranked.then_some(0),
             },
+            structure: options.structure.map(structure).transpose()?,
+            reasoning_end: reasoning_end(&options.reasoning_end)?,
+            thinking_token_budget: match options.thinking_token_budget {
+                Some(count) => Some(integer("thinking_token_budget", count, 0, i64::from(u32::MAX))?),
+                None => None,
+            },
         };
+        if engine.thinking_token_budget.is_some() && engine.reasoning_end.is_empty() {
+            return Err(invalid("thinking_token_budget", "needs a model whose reasoning has an end"));
+        }
         if !options.detokenize && !options.stop.is_empty() {
             return Err(invalid("stop", "stop strings need detokenize=True"));
         }
@@ -345,6 +369,31 @@ fn bad_words(words: Vec<String>) -> Result<Vec<String>, InvalidParam> {
     Ok(words)
 }
 
+/// The grammar itself is checked where it is compiled, in the engine.
+fn structure((kind, text): (String, String)) -> Result<Structure, InvalidParam> {
+    let kind = match kind.as_str() {
+        "json_schema" => StructureKind::JsonSchema,
+        "regex" => StructureKind::Regex,
+        "lark" => StructureKind::Lark,
+        _ => {
+            let kind = kind.escape_debug();
+            return Err(invalid(STRUCTURE, format!("'{kind}' is none of json_schema, regex, lark")));
+        }
+    };
+    if text.len() > MAX_STRUCTURE_BYTES {
+        let length = text.len();
+        return Err(invalid(STRUCTURE, format!("a grammar has at most {MAX_STRUCTURE_BYTES} bytes, got {length}")));
+    }
+    Ok(Structure { kind, text })
+}
+
+fn reasoning_end(ids: &[i64]) -> Result<Vec<u32>, InvalidParam> {
+    if ids.len() > MAX_REASONING_END {
+        return Err(invalid("reasoning_end", format!("at most {MAX_REASONING_END} tokens, got {}", ids.len())));
+    }
+    ids.iter().map(|id| token("reasoning_end", *id)).collect()
+}
+
 fn logit_bias(biases: &[(i64, f64)]) -> Result<Vec<(u32, f32)>, InvalidParam> {
     if biases.len() > MAX_BIASES {
         return Err(invalid("logit_bias", format!("at most {MAX_BIASES} are taken, got {}", biases.len())));
@@ -485,6 +534,26 @@ mod tests {
         let allowed = (0..2000).rev().chain(0..2000).collect();
         let checked = checked(|o| o.allowed_token_ids = Some(allowed));
         assert_eq!(checked.engine.allowed_token_ids, (0..2000).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn structures_are_of_a_known_kind_and_not_too_long() {
+        let structure = |kind: &str, length| Some((kind.to_owned(), "a".repeat(length)));
+        assert_eq!(
+            error(|o| o.structure = structure("abnf", 1)),
+            "structured_outputs: 'abnf' is none of json_schema, regex, lark"
+        );
+        assert_eq!(
+            error(|o| o.structure = structure("regex", (1 << 20) + 1)),
+            "structured_outputs: a grammar has at most 1048576 bytes, got 1048577"
+        );
+        assert_eq!(error(|o| o.reasoning_end = vec![-7]), "reasoning_end: -7 is not a token id");
+        assert_eq!(
+            error(|o| o.thinking_token_budget = Some(5)),
+            "thinking_token_budget: needs a model whose reasoning has an end"
+        );
+        let given = checked(|o| (o.reasoning_end, o.thinking_token_budget) = (vec![3, 4], Some(0)));
+        assert_eq!((given.engine.reasoning_end, given.engine.thinking_token_budget), (vec![3, 4], Some(0)));
     }
 
     #[test]

@@ -45,6 +45,16 @@ pub struct Tokenizer {
     longest: usize,
 }
 
+/// What a token id stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Token<'a> {
+    Hole,
+    /// Bytes of text.
+    Text(&'a [u8]),
+    /// A token that no text has, by its name.
+    Special(String),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The vocabulary has no token of this id.
@@ -201,6 +211,16 @@ impl Tokenizer {
         let index = id as usize;
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         Ok(&self.bytes[start as usize..self.ends[index] as usize])
+    }
+
+    /// What each id stands for, in order, or `None` where the text of a token depends on its neighbours.
+    pub fn tokens(&self) -> Option<impl Iterator<Item = Token<'_>>> {
+        let token = |(id, kind): (u32, &Kind)| match kind {
+            Kind::Hole => Token::Hole,
+            Kind::Plain | Kind::Byte => Token::Text(self.token_bytes(id).unwrap_or_default()),
+            Kind::Special => Token::Special(self.token(id).unwrap_or_default()),
+        };
+        (self.decoding != Decoding::Context).then(|| (0..).zip(&self.kinds).map(token))
     }
 
     /// Length of the longest token in bytes: no text of more than n times that has n tokens.

@@ -11,7 +11,7 @@
 use crate::bytes::{Reader, Writer};
 use crate::message::{
     ChoiceOutput, Command, FailReason, Finish, FinishReason, PooledOutput, Pooling, PoolingTask, Report, Sampling,
-    Stats, StepOutput, Submission, Timings, TokenLogprobs,
+    Stats, StepOutput, Structure, StructureKind, Submission, Timings, TokenLogprobs,
 };
 
 pub const HEADER_BYTES: usize = 12;
@@ -19,7 +19,7 @@ pub const HEADER_BYTES: usize = 12;
 pub const MAX_FRAME_BYTES: usize = 128 << 20;
 
 const MAGIC: [u8; 4] = *b"OCTV";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 const SUBMIT: u16 = 1;
 const ABORT: u16 = 2;
@@ -150,9 +150,13 @@ pub fn encode_report(report: &Report, buffer: &mut Vec<u8>) -> Result<(), FrameE
             writer.count(step.outputs.len());
             step.outputs.iter().for_each(|output| write_output(&mut writer, output));
         }
-        Report::Failed { request, reason, message } => {
+        Report::Failed { request, reason, param, message } => {
             writer.u64(*request);
             writer.u8(fail_code(*reason));
+            writer.bool(param.is_some());
+            if let Some(param) = param {
+                writer.text(param);
+            }
             writer.text(message);
         }
         Report::Idle(stats) => write_stats(&mut writer, stats),
@@ -188,6 +192,7 @@ pub fn decode(frame: &[u8]) -> Result<Message, FrameError> {
         FAILED => Message::Report(Report::Failed {
             request: reader.u64()?,
             reason: fail_reason(reader.u8()?)?,
+            param: if reader.bool()? { Some(reader.text()?) } else { None },
             message: reader.text()?,
         }),
         IDLE => Message::Report(Report::Idle(Box::new(read_stats(&mut reader)?))),
@@ -277,6 +282,20 @@ fn write_sampling(writer: &mut Writer, sampling: &Sampling) {
     if let Some(logprobs) = sampling.logprobs {
         writer.u32(logprobs);
     }
+    writer.bool(sampling.structure.is_some());
+    if let Some(structure) = &sampling.structure {
+        writer.u8(match structure.kind {
+            StructureKind::JsonSchema => 0,
+            StructureKind::Regex => 1,
+            StructureKind::Lark => 2,
+        });
+        writer.text(&structure.text);
+    }
+    writer.u32s(&sampling.reasoning_end);
+    writer.bool(sampling.thinking_token_budget.is_some());
+    if let Some(budget) = sampling.thinking_token_budget {
+        writer.u32(budget);
+    }
 }
 
 fn read_sampling(reader: &mut Reader) -> Result<Sampling, FrameError> {
@@ -298,12 +317,25 @@ fn read_sampling(reader: &mut Reader) -> Result<Sampling, FrameError> {
         bad_words: read_bad_words(reader)?,
         logit_bias: reader.pairs()?,
         logprobs: if reader.bool()? { Some(reader.u32()?) } else { None },
+        structure: if reader.bool()? { Some(read_structure(reader)?) } else { None },
+        reasoning_end: reader.u32s()?,
+        thinking_token_budget: if reader.bool()? { Some(reader.u32()?) } else { None },
     })
 }
 
 fn read_bad_words(reader: &mut Reader) -> Result<Vec<Vec<u32>>, FrameError> {
     let count = reader.count(4)?;
     (0..count).map(|_| reader.u32s()).collect()
+}
+
+fn read_structure(reader: &mut Reader) -> Result<Structure, FrameError> {
+    let kind = match reader.u8()? {
+        0 => StructureKind::JsonSchema,
+        1 => StructureKind::Regex,
+        2 => StructureKind::Lark,
+        _ => return Err(FrameError::Value("structure")),
+    };
+    Ok(Structure { kind, text: reader.text()? })
 }
 
 fn write_output(writer: &mut Writer, output: &ChoiceOutput) {

@@ -68,6 +68,27 @@ pub struct Sampling {
     pub logit_bias: Vec<(u32, f32)>,
     /// `Some(k)`: the chosen token's log-probability, and the k best.
     pub logprobs: Option<u32>,
+    /// What the output must match, from its start or the end of the reasoning.
+    pub structure: Option<Structure>,
+    /// The tokens that end the reasoning; empty when the output has none.
+    pub reasoning_end: Vec<u32>,
+    /// Tokens of reasoning, at most; then `reasoning_end` is put in the output.
+    pub thinking_token_budget: Option<u32>,
+}
+
+/// A grammar, as text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Structure {
+    pub kind: StructureKind,
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StructureKind {
+    JsonSchema,
+    Regex,
+    /// llguidance's dialect of Lark.
+    Lark,
 }
 
 /// What is made of a prompt instead of an answer.
@@ -129,8 +150,8 @@ pub enum Report {
     Step(Box<StepOutput>),
     /// The only output of a request that is pooled.
     Pooled(Box<PooledOutput>),
-    /// A request that never ran, or that failed; nothing more follows for it.
-    Failed { request: RequestId, reason: FailReason, message: String },
+    /// A request that never ran, or that failed; nothing more follows for it. `param`: its field at fault.
+    Failed { request: RequestId, reason: FailReason, param: Option<String>, message: String },
     /// State while no step runs, at most one a second: the sign that the engine's loop turns.
     Idle(Box<Stats>),
 }

@@ -2,8 +2,8 @@
 
 use octavo_wire::{
     ChoiceOutput, Command, FailReason, Finish, FinishReason, FrameError, HEADER_BYTES, MAX_FRAME_BYTES, Message,
-    PooledOutput, Pooling, PoolingTask, Report, Sampling, Stats, StepOutput, Submission, Timings, TokenLogprobs,
-    decode, encode_command, encode_report, frame_length,
+    PooledOutput, Pooling, PoolingTask, Report, Sampling, Stats, StepOutput, Structure, StructureKind, Submission,
+    Timings, TokenLogprobs, decode, encode_command, encode_report, frame_length,
 };
 use proptest::prelude::*;
 
@@ -18,6 +18,15 @@ fn encode(message: &Message) -> Vec<u8> {
 }
 
 prop_compose! {
+    fn structure()(
+        kind in prop_oneof![Just(StructureKind::JsonSchema), Just(StructureKind::Regex), Just(StructureKind::Lark)],
+        text in ".{0,40}",
+    ) -> Structure {
+        Structure { kind, text }
+    }
+}
+
+prop_compose! {
     fn sampling()(
         (n, top_k, max_tokens, min_tokens) in any::<(u32, u32, u32, u32)>(),
         floats in prop::array::uniform6(-1e6f32..1e6),
@@ -26,11 +35,15 @@ prop_compose! {
         allowed_token_ids in prop::collection::vec(any::<u32>(), 0..5),
         bad_words in prop::collection::vec(prop::collection::vec(any::<u32>(), 0..4), 0..5),
         logit_bias in prop::collection::vec((any::<u32>(), -100f32..100.0), 0..5),
+        structure in prop::option::of(structure()),
+        reasoning_end in prop::collection::vec(any::<u32>(), 0..5),
+        thinking_token_budget: Option<u32>,
     ) -> Sampling {
         let [temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty] = floats;
         Sampling {
             n, temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty, seed,
             max_tokens, min_tokens, ignore_eos, stop_token_ids, allowed_token_ids, bad_words, logit_bias, logprobs,
+            structure, reasoning_end, thinking_token_budget,
         }
     }
 }
@@ -132,8 +145,8 @@ fn report() -> impl Strategy<Value = Report> {
         1 => ".{0,40}".prop_map(|info| Report::Ready { info }),
         6 => (prop::collection::vec(output(), 0..20), stats())
             .prop_map(|(outputs, stats)| Report::Step(Box::new(StepOutput { outputs, stats }))),
-        1 => (any::<u64>(), reason, ".{0,40}")
-            .prop_map(|(request, reason, message)| Report::Failed { request, reason, message }),
+        1 => (any::<u64>(), reason, prop::option::of("[a-z_]{1,20}"), ".{0,40}")
+            .prop_map(|(request, reason, param, message)| Report::Failed { request, reason, param, message }),
         1 => pooled().prop_map(|output| Report::Pooled(Box::new(output))),
         1 => stats().prop_map(|stats| Report::Idle(Box::new(stats))),
     ]

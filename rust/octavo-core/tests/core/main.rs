@@ -7,6 +7,7 @@
 mod async_decode;
 mod attention_work;
 mod device;
+mod grammar;
 mod history;
 mod lifecycle;
 mod pooling;

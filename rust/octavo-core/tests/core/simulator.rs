@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use octavo_core::{
-    ArenaLayout, Arenas, BlockHasher, Engine, EngineConfig, HeapArenas, Inbox, Plan, Policy, ReportSink,
+    ArenaLayout, Arenas, BlockHasher, Engine, EngineConfig, HeapArenas, Inbox, Plan, Policy, ReportSink, SampleRow,
 };
 use octavo_wire::{Command, FailReason, FinishReason, Report, RequestId, Sampling, Submission};
 
@@ -62,6 +62,9 @@ pub fn submission(request: RequestId, prompt: impl IntoIterator<Item = u32>, max
         bad_words: Vec::new(),
         logit_bias: Vec::new(),
         logprobs: None,
+        structure: None,
+        reasoning_end: Vec::new(),
+        thinking_token_budget: None,
     };
     let prompt = prompt.into_iter().collect();
     Submission { request, prompt, sampling, pooling: None, priority: 0, arrival: 1.0, cache_salt: String::new() }
@@ -87,6 +90,13 @@ fn answer(history: u64, choice: u32) -> u32 {
 /// What the model pools a history to, beside its length.
 fn pooled(history: u64) -> f32 {
     (history % 1000) as f32
+}
+
+/// Whether a sample may become this token.
+fn allows(row: &SampleRow<'_>, token: u32) -> bool {
+    let mask = row.mask.wait();
+    let is_masked = !mask.is_empty() && mask.get(token as usize / 32).is_none_or(|word| word >> (token % 32) & 1 == 0);
+    !is_masked && !row.banned.contains(&token)
 }
 
 /// The first elements of a column of integers.
@@ -398,7 +408,7 @@ impl Simulator {
             assert_eq!(row.step as usize, tokens.len() - row.prompt.len());
             let choice = answer(history, row.choice);
             let allowed = (0..VOCAB_SIZE).map(|offset| (choice + offset) % VOCAB_SIZE);
-            let choice = allowed.into_iter().find(|token| !row.banned.contains(token)).expect("one is allowed");
+            let choice = allowed.into_iter().find(|&token| allows(&row, token)).expect("one is allowed");
             sampled.push(choice);
             let on_device = columns.host_sample.get(sample).map_or(!has_penalties(&row), |&on_host| on_host == 0);
             self.device.last_sampled[sample_row as usize] = on_device.then_some(choice);
@@ -510,6 +520,9 @@ impl Client {
             while answer.tokens.len() < sampling.min_tokens as usize && banned(expected) {
                 expected = (expected + 1) % VOCAB_SIZE;
             }
+            // Of a structure only the engine knows what is allowed.
+            let is_free = sampling.structure.is_none() && sampling.thinking_token_budget.is_none();
+            let expected = if !is_free { token } else { expected };
             assert_eq!(token, expected, "request {} choice {}", output.request, output.choice);
             tokens.push(token);
             answer.tokens.push(token);
@@ -532,7 +545,9 @@ impl Client {
                 assert!(self.aborted);
                 Some(FinishReason::Abort)
             }
-            () if free && !sampling.ignore_eos && last == EOS => Some(FinishReason::EndOfSequence),
+            () if (free && !sampling.ignore_eos || sampling.structure.is_some()) && last == EOS => {
+                Some(FinishReason::EndOfSequence)
+            }
             () if free && sampling.stop_token_ids.contains(&last) => Some(FinishReason::StopToken(last)),
             () if full => Some(FinishReason::Length),
             () => None,

@@ -1,6 +1,6 @@
 //! What changes logits before a token is chosen.
 
-use super::SampleRow;
+use super::{SampleRow, mask};
 
 /// Working memory of one thread, and the list of what was changed.
 #[derive(Default)]
@@ -23,6 +23,7 @@ const SEEN: u32 = 1 << 31;
 /// Whether a row's settings may change its logits.
 pub(super) fn change(row: &SampleRow<'_>) -> bool {
     row.allowed.is_some()
+        || !row.mask.is_empty()
         || !row.logit_bias.is_empty()
         || !row.banned.is_empty()
         || !row.bad_words.is_empty()
@@ -34,15 +35,18 @@ fn penalises(row: &SampleRow<'_>) -> bool {
 }
 
 impl Penalties {
-    /// Allowed tokens, logit bias, banned tokens and words, then the repetition, frequency and presence penalties, as
+    /// The mask, allowed tokens, logit bias, banned tokens and words, then the repetition, frequency and presence penalties, as
     /// vLLM orders them.
     pub(super) fn apply(&mut self, logits: &mut [f32], row: &SampleRow<'_>) {
         self.changed.clear();
         self.raw.clear();
+        if row.num_logprobs.is_some() && (row.allowed.is_some() || !row.mask.is_empty()) {
+            self.raw.extend_from_slice(logits);
+        }
+        if !row.mask.is_empty() {
+            mask::apply(logits, row.mask);
+        }
         if let Some(allowed) = row.allowed {
-            if row.num_logprobs.is_some() {
-                self.raw.extend_from_slice(logits);
-            }
             self.keep(logits, allowed);
         }
         for &(token, bias) in row.logit_bias {

@@ -18,6 +18,7 @@ const PLAIN: SampleRow<'static> = SampleRow {
     seed: 0,
     choice: 0,
     step: 0,
+    mask: &[],
     allowed: None,
     banned: &[],
     bad_words: &[],
@@ -74,18 +75,23 @@ fn sample_one(kernels: &CpuKernels, logits: &[f32], row: SampleRow<'_>) -> usize
     columns.sampled[0] as usize
 }
 
+fn has_bit(mask: &[u32], token: u32) -> bool {
+    mask.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)
+}
+
 /// Where the end of the output that could begin a bad word begins.
 fn start_of(row: &SampleRow<'_>, word: &[u32]) -> usize {
     (row.output.len() + 1).saturating_sub(word.len())
 }
 
-/// Bias, bans and penalties, token by token.
+/// Masks, bias, bans and penalties, token by token.
 fn penalised(logits: &[f32], row: &SampleRow<'_>) -> Vec<f64> {
     (0..logits.len() as u32)
         .map(|token| {
             let mut logit = f64::from(logits[token as usize]);
             logit += row.logit_bias.iter().filter(|bias| bias.0 == token).map(|bias| f64::from(bias.1)).sum::<f64>();
-            let forbidden = row.allowed.is_some_and(|allowed| !allowed.contains(&token))
+            let forbidden = !row.mask.is_empty() && !has_bit(row.mask, token)
+                || row.allowed.is_some_and(|allowed| !allowed.contains(&token))
                 || row.banned.contains(&token)
                 || row.bad_words.iter().any(|word| *word == [&row.output[start_of(row, word)..], &[token]].concat());
             if forbidden || logit.is_nan() {
@@ -176,6 +182,8 @@ fn frequencies_follow_the_probabilities() {
         SampleRow { output: &[3, 1, 6, 1], frequency_penalty: 0.7, presence_penalty: -0.4, ..PLAIN },
         SampleRow { prompt: &[0, 5], output: &[2, 2], repetition_penalty: 1.6, top_k: 7, ..PLAIN },
         SampleRow { top_k: 1, ..PLAIN },
+        SampleRow { mask: &[0xa5a5_5a5b, u32::MAX, 3], temperature: 1.3, ..PLAIN },
+        SampleRow { mask: &[0x00ff_f0f3, 0x0f], allowed: Some(&[0, 1, 2, 3, 4, 9]), top_p: 0.9, ..PLAIN },
     ];
     for kernels in all_kernels(2) {
         for vocab_size in [11, 50, 2100] {
@@ -263,8 +271,27 @@ fn greedy_rows_are_those_that_want_the_largest_raw_logit() {
         SampleRow { presence_penalty: 0.5, ..GREEDY },
         SampleRow { frequency_penalty: 0.5, ..GREEDY },
         SampleRow { repetition_penalty: 1.1, ..GREEDY },
+        SampleRow { mask: &[1], ..GREEDY },
     ] {
         assert!(!row.is_greedy(), "{row:?}");
+    }
+}
+
+#[test]
+fn a_mask_and_allowed_tokens_leave_what_both_have_and_the_raw_log_probabilities() {
+    for kernels in all_kernels(2) {
+        let logits: Vec<f32> = (0..100).map(|token| token as f32 / 8.0).collect();
+        let row = SampleRow { num_logprobs: Some(1), ..GREEDY };
+        let both = SampleRow { mask: &[u32::MAX, 0, 0b0110], allowed: Some(&[3, 40, 64, 65]), ..row };
+        let (free, _) = sample(&kernels, &logits, 100, &[row]);
+        let (columns, result) = sample(&kernels, &logits.repeat(2), 100, &[both, both]);
+        result.expect("a token");
+        assert_eq!(columns.sampled, [65, 65]);
+        assert_eq!(columns.rank, [35, 35]);
+        assert!((columns.logprob[0] - (free.logprob[0] - 34.0 / 8.0)).abs() < 1e-5);
+        assert_eq!(columns.top_ids[0], 99);
+        let none = SampleRow { mask: &[1], allowed: Some(&[2]), ..GREEDY };
+        assert_eq!(sample(&kernels, &logits, 100, &[none]).1, Err(KernelError::NoToken { rows: vec![0] }));
     }
 }
 

@@ -177,8 +177,11 @@ fn requests_that_cannot_run_fail_with_their_parameter() {
         (failed.param.unwrap(), failed.message)
     };
     assert_eq!(refuse(text("", |_| {})).0, "prompt");
-    assert_eq!(refuse(ids(&[])), ("prompt", "The prompt is empty: it needs at least one token.".into()));
-    assert_eq!(refuse(ids(&[1, 300])), ("prompt", "prompt: token id 300 is out of range, the model has 300.".into()));
+    assert_eq!(refuse(ids(&[])), ("prompt".into(), "The prompt is empty: it needs at least one token.".into()));
+    assert_eq!(
+        refuse(ids(&[1, 300])),
+        ("prompt".into(), "prompt: token id 300 is out of range, the model has 300.".into())
+    );
     let (param, message) = refuse(ids(&[1; 50]));
     assert_eq!(param, "prompt");
     assert!(
@@ -201,7 +204,7 @@ fn a_text_that_cannot_fit_is_refused_without_tokenizing_it() {
     let start = Instant::now();
     frontend.submit(text(&huge, |_| {}));
     let failed = failed(&frontend);
-    assert_eq!((failed.reason, failed.param), (FailedReason::Invalid, Some("prompt")));
+    assert_eq!((failed.reason, failed.param.as_deref()), (FailedReason::Invalid, Some("prompt")));
     assert!(failed.message.contains("67108864 bytes"), "{}", failed.message);
     // Tokenizing takes this long for a fraction of it.
     assert!(start.elapsed() < Duration::from_secs(2));
@@ -266,7 +269,7 @@ fn token_ids_alone_need_no_tokenizer() {
     frontend.submit(text("hello", |_| {}));
     assert_eq!(failed(&frontend).message, "The prompt must be token ids: there is no tokenizer.");
     frontend.submit(Request::new(Prompt::Ids(vec![1]), sampling(|o| o.stop = vec!["x".into()])));
-    assert_eq!(failed(&frontend).param, Some("stop"));
+    assert_eq!(failed(&frontend).param.as_deref(), Some("stop"));
     let request = frontend.submit(Request::new(Prompt::Ids(vec![1, 2]), sampling(|o| o.logprobs = Some(1))));
     assert_eq!(accepted(&frontend), [1, 2]);
     let logprobs = vec![TokenLogprobs { logprob: -0.5, rank: 1, top: vec![(9, -0.5)] }];
@@ -313,11 +316,12 @@ fn the_engines_refusals_are_passed_on() {
     ] {
         let request = frontend.submit(ids(&[1]));
         accepted(&frontend);
-        engine.send(&Report::Failed { request, reason, message: "no".into() });
+        engine.send(&Report::Failed { request, reason, param: Some("prompt".into()), message: "no".into() });
         // Nothing follows a last event.
         engine.step(1.0, vec![output(request, 0, &[1], None)]);
         let failed = failed(&frontend);
         assert_eq!((failed.request, failed.reason, failed.message.as_str()), (request, expected, "no"));
+        assert_eq!(failed.param.as_deref(), Some("prompt"));
     }
     engine.step(9.0, vec![]);
     engine.send(&Report::Ready { info: "{}".into() });
