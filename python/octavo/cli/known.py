@@ -115,6 +115,7 @@ IGNORED: tuple[Known, ...] = (
     Known("enable-disagg-prefill", BOOL, False, why=ONE_ENGINE),
     Known("prefill-tp", INT, 1, why=ONE_ENGINE),
     Known("decode-tp", INT, 1, why=ONE_ENGINE),
+    Known("guided-decoding-backend", STR, "auto"),
 )
 
 SPECULATION = "tokens are generated without a draft model; leave the flag out for the same answers"
@@ -310,7 +311,6 @@ LATER: tuple[Known, ...] = (
     Known("task", STR, "auto", also=("generate",)),
     Known("speculative-model", STR, why=SPECULATION),
     Known("num-speculative-tokens", INT, why=SPECULATION),
-    Known("guided-decoding-backend", STR, "auto"),
     Known("enable-reasoning", BOOL, False),
     Known("rope-scaling", JSON),
     Known("rope-theta", FLOAT),

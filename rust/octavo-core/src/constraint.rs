@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use crate::grammar::{Turn, Workers};
+use crate::turn::Turn;
+use crate::workers::Workers;
 
 /// What a request asks of its output.
 #[derive(Default)]

@@ -15,7 +15,7 @@ use crate::blocks::BlockTable;
 use crate::commit::{self, Outbox, Refusal, ReportSink, STRUCTURE};
 use crate::config::{EngineConfig, Policy};
 use crate::constraint::{Grammar, Rules};
-use crate::grammar::{Compilation, Grammars, OpenVocabulary};
+use crate::grammar::{Compilation, Grammars};
 use crate::hash::{BlockHash, BlockHasher};
 use crate::plan::{Plan, SampleRow, Step};
 use crate::pooling::{self, PoolRow, Pooled};
@@ -24,6 +24,7 @@ use crate::queue::Inbox;
 use crate::request::{Ending, Request, Requests, Sequence, Turn};
 use crate::scheduler::Scheduler;
 use crate::stats::now;
+use crate::vocabulary::OpenVocabulary;
 
 /// The engine says that it lives this often while no step does, in seconds.
 const IDLE_INTERVAL: f64 = 1.0;

@@ -3,8 +3,8 @@
 //! The modules stand in the order in which a request meets them:
 //!
 //! - `config`: the limits, checked once
-//! - `grammar`, `nesting`: structures of the output, compiled and matched beside the steps; `constraint`: what a sequence
-//!   is held to
+//! - `vocabulary`, `turn`, `nesting`, `workers`, `grammar`: structures of the output, compiled and matched beside the
+//!   steps; `constraint`: what a sequence is held to
 //! - `request`: a request, and its sequences, one for each choice
 //! - `queue`: what the I/O thread brings, and the sequences that wait to run
 //! - `hash`, `prefix`, `blocks`: full blocks of tokens get a chained hash, are found again by it, and are counted
@@ -21,7 +21,13 @@
 
 mod config;
 
+mod vocabulary;
+
+mod turn;
+
 mod nesting;
+
+mod workers;
 
 mod grammar;
 
@@ -60,8 +66,9 @@ pub use commit::ReportSink;
 pub use config::{DeviceWork, EngineConfig, Policy};
 pub use constraint::Mask;
 pub use engine::{Engine, EngineError};
-pub use grammar::{OpenVocabulary, Turn, Vocabulary};
 pub use hash::BlockHasher;
 pub use plan::{Plan, SampleRow};
 pub use pooling::{PoolRow, PoolingLimits};
 pub use queue::Inbox;
+pub use turn::Turn;
+pub use vocabulary::{OpenVocabulary, Vocabulary};

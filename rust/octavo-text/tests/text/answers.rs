@@ -93,7 +93,7 @@ fn a_prompt_is_cut_on_the_side_that_is_asked_for() {
         let is_too_long = rest.len() == 1;
         frontend.submit(Request::new(Prompt::Ids(prompt.clone()), sampling));
         if is_too_long {
-            assert_eq!(failed(&frontend).param, Some("max_tokens"));
+            assert_eq!(failed(&frontend).param.as_deref(), Some("max_tokens"));
         } else {
             assert_eq!(accepted(&frontend), rest.collect::<Vec<_>>());
             engine.submission();
@@ -104,5 +104,5 @@ fn a_prompt_is_cut_on_the_side_that_is_asked_for() {
     frontend.submit(text(&long, |o| o.truncate_prompt_tokens = Some(4)));
     assert_eq!(accepted(&frontend).len(), 4);
     frontend.submit(ids(&prompt));
-    assert_eq!(failed(&frontend).param, Some("prompt"));
+    assert_eq!(failed(&frontend).param.as_deref(), Some("prompt"));
 }

@@ -495,7 +495,7 @@ fn a_prompt_to_be_pooled_is_cut_where_that_was_asked_for_and_else_refused() {
     let (frontend, mut engine) = start();
     let ids: Vec<u32> = (0..60).collect();
     frontend.submit(embed(Prompt::Ids(ids.clone()), None));
-    assert_eq!(failed(&frontend).param, Some("prompt"));
+    assert_eq!(failed(&frontend).param.as_deref(), Some("prompt"));
     for (side, kept) in [(Side::Left, 56..60), (Side::Right, 0..4)] {
         frontend.submit(embed(Prompt::Ids(ids.clone()), Some((4, side))));
         assert_eq!(accepted(&frontend), kept.collect::<Vec<u32>>());
