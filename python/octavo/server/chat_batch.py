@@ -15,7 +15,13 @@ from octavo.server.completions import MAX_CHOICES, MAX_PROMPTS
 from octavo.server.errors import ApiError
 from octavo.server.field_names import FieldNames
 from octavo.server.fields import CHAT, chat_request
-from octavo.server.protocol import ChatRequest, ChatResponse, PromptTokensDetails, Usage
+from octavo.server.protocol import (
+    ChatRequest,
+    ChatResponse,
+    CompletionTokensDetails,
+    PromptTokensDetails,
+    Usage,
+)
 from octavo.server.request_id import request_id
 from octavo.server.route import Route
 from octavo.server.service import SERVICE
@@ -73,11 +79,15 @@ def joined(id: str, answers: list[ChatResponse]) -> ChatResponse:
     prompt_tokens = sum(usage.prompt_tokens for usage in usages)
     completion_tokens = sum(usage.completion_tokens for usage in usages)
     cached = sum(usage.prompt_tokens_details.cached_tokens for usage in usages if usage.prompt_tokens_details)
+    thoughts = [usage.completion_tokens_details for usage in usages if usage.completion_tokens_details]
+    usage = Usage(prompt_tokens, prompt_tokens + completion_tokens, completion_tokens, PromptTokensDetails(cached))
+    if thoughts:
+        usage.completion_tokens_details = CompletionTokensDetails(sum(each.reasoning_tokens for each in thoughts))
     return msgspec.structs.replace(
         answers[0],
         id=id,
         choices=choices,
-        usage=Usage(prompt_tokens, prompt_tokens + completion_tokens, completion_tokens, PromptTokensDetails(cached)),
+        usage=usage,
         prompt_token_ids=None,
     )
 

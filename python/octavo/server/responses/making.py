@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -12,7 +11,7 @@ from octavo.server.conversation import Conversation
 from octavo.server.engine_client import Event
 from octavo.server.errors import ApiError
 from octavo.server.logprobs import LogprobFormatter
-from octavo.server.protocol import ChatLogprob
+from octavo.server.protocol import ChatLogprob, Usage
 from octavo.server.responses.output import Events, Output, Silence, begin, end
 from octavo.server.responses.protocol import (
     IncompleteDetails,
@@ -150,12 +149,13 @@ class Making:
         end(self._events, self.response)
 
 
-def usage_of(usage: Any) -> ResponseUsage:
+def usage_of(usage: Usage) -> ResponseUsage:
     """Chat's usage in this API's names."""
+    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
     return ResponseUsage(
         input_tokens=usage.prompt_tokens,
-        input_tokens_details=InputTokensDetails(usage.prompt_tokens_details.cached_tokens),
+        input_tokens_details=InputTokensDetails(prompt.cached_tokens if prompt else 0),
         output_tokens=usage.completion_tokens,
-        output_tokens_details=OutputTokensDetails(),
+        output_tokens_details=OutputTokensDetails(completion.reasoning_tokens if completion else 0),
         total_tokens=usage.total_tokens,
     )
