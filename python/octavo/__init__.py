@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from octavo.llm import LLM
     from octavo.llm_engine import LLMEngine
     from octavo.models.registry import ModelRegistry
-    from octavo.outputs import CompletionOutput, RequestOutput
+    from octavo.outputs import (
+        ClassificationRequestOutput,
+        CompletionOutput,
+        EmbeddingRequestOutput,
+        PoolingRequestOutput,
+        RequestOutput,
+        ScoringRequestOutput,
+    )
+    from octavo.pooling import PoolingParams
     from octavo.sampling import RequestOutputKind, SamplingParams
     from octavo.structured import GuidedDecodingParams, StructuredOutputsParams
 
@@ -33,6 +41,11 @@ _MODULES = {
     "TokensPrompt": "octavo.inputs",
     "CompletionOutput": "octavo.outputs",
     "RequestOutput": "octavo.outputs",
+    "PoolingParams": "octavo.pooling",
+    "ScoringRequestOutput": "octavo.outputs",
+    "PoolingRequestOutput": "octavo.outputs",
+    "EmbeddingRequestOutput": "octavo.outputs",
+    "ClassificationRequestOutput": "octavo.outputs",
     "RequestOutputKind": "octavo.sampling",
     "SamplingParams": "octavo.sampling",
     "StructuredOutputsParams": "octavo.structured",
@@ -45,15 +58,20 @@ __all__ = [
     "AsyncEngineArgs",
     "AsyncLLM",
     "AsyncLLMEngine",
+    "ClassificationRequestOutput",
     "CompletionOutput",
+    "EmbeddingRequestOutput",
     "EngineArgs",
     "EngineDeadError",
     "GuidedDecodingParams",
     "LLMEngine",
     "ModelRegistry",
+    "PoolingParams",
+    "PoolingRequestOutput",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "ScoringRequestOutput",
     "StructuredOutputsParams",
     "TextPrompt",
     "TokensPrompt",

@@ -24,9 +24,10 @@ from octavo.errors import EngineDeadError, ModelError
 from octavo.inputs import Prompt, parse_prompt
 from octavo.llm_engine import check_sleep, check_tags, unbounded
 from octavo.model_info import ModelInfo
-from octavo.outputs import RequestOutput
+from octavo.outputs import PoolingRequestOutput, RequestOutput
+from octavo.pooling import ANY_TASK, PoolingModel, PoolingParams
 from octavo.sampling import SamplingParams
-from octavo.server.engine_client import EngineClient, Stream
+from octavo.server.engine_client import EngineClient
 from octavo.server.metrics import Metrics
 from octavo.tokenizer import ModelTokenizer
 
@@ -50,6 +51,7 @@ class AsyncLLM:
         prepared = prepare(config)
         self.config = config
         self.model_config = ModelInfo.of(prepared)
+        self.pooling = PoolingModel.of(prepared)
         self._log_requests = log_requests
         self._start = prepared.start
         checkpoint = prepared.checkpoint
@@ -65,8 +67,8 @@ class AsyncLLM:
         )
         self._client = EngineClient(frontend, self.metrics)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._streams: dict[str, tuple[Stream, int]] = {}
-        """Request id → its stream and request, while it runs."""
+        self._requests: dict[str, int] = {}
+        """Request id → request, while it runs."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._unpaused = asyncio.Event()
@@ -99,11 +101,7 @@ class AsyncLLM:
         Outputs that the caller is too slow for come as one. A generator that is closed, or whose task is cancelled,
         ends the request. ValueError for what cannot be served, EngineDeadError when the engine is lost.
         """
-        for name, value in (("lora_request", lora_request), ("tokenization_kwargs", tokenization_kwargs)):
-            if value:
-                raise ValueError(f"{name}: octavo does not do this yet")
-        if priority and self.config.scheduler.policy != "priority":
-            raise ValueError("priority: has an effect with scheduling_policy='priority' only")
+        self._check(priority, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs)
         item, sampling = parse_prompt(prompt), sampling_params.to_core()
         await self._admit(request_id)
         collector = Collector(None if self._tokenizer is None else self._tokenizer.core, self.metrics)
@@ -120,42 +118,93 @@ class AsyncLLM:
             collector.open(
                 request, item.text, sampling_params.n, request_id=request_id, kind=sampling_params.output_kind
             )
-            with self._running(request_id, stream, request):
+            with self._running(request_id, request):
                 while not stream.done:
                     for event in await stream.next():
                         collector.take(event)
                     for failed in collector.failures.values():
                         raise failed
                     for output in collector.news():
-                        yield output
+                        if isinstance(output, RequestOutput):
+                            yield output
+
+    async def encode(
+        self,
+        prompt: Prompt,
+        pooling_params: PoolingParams,
+        request_id: str,
+        *,
+        lora_request: None = None,
+        trace_headers: Mapping[str, str] | None = None,
+        priority: int = 0,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> AsyncGenerator[PoolingRequestOutput, None]:
+        """What the model makes of the prompt, once: by the parameters' task, or what the model is for.
+
+        Raises as `generate`; and ValueError for a task that the model has not.
+        """
+        self._check(priority, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs)
+        item = parse_prompt(prompt)
+        tasks = ANY_TASK if pooling_params.task is None else (pooling_params.task,)
+        task = self.pooling.choose(*tasks)
+        self.pooling.check_dimensions(pooling_params.dimensions)
+        await self._admit(request_id)
+        collector = Collector(None, self.metrics)
+        with self._client.open() as stream:
+            request = stream.submit_pooling(
+                item.prompt,
+                pooling_params.to_core(task),
+                add_special_tokens=True,
+                truncate_prompt_tokens=pooling_params.truncate_prompt_tokens,
+                truncation_side=pooling_params.truncation_side,
+                priority=priority,
+                cache_salt=item.cache_salt,
+            )
+            collector.open_pooling(request, request_id=request_id)
+            with self._running(request_id, request):
+                while not stream.done:
+                    for event in [*await stream.next(), *stream.take_pooled()]:
+                        collector.take(event)
+                    for failed in collector.failures.values():
+                        raise failed
+                    for output in collector.news():
+                        if isinstance(output, PoolingRequestOutput):
+                            yield output
+
+    def _check(self, priority: int, **others: object) -> None:
+        for name, value in others.items():
+            if value:
+                raise ValueError(f"{name}: octavo does not do this yet")
+        if priority and self.config.scheduler.policy != "priority":
+            raise ValueError("priority: has an effect with scheduling_policy='priority' only")
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """Ends requests; their last output has the finish_reason "abort". Ids that are not running are passed over."""
         for name in [request_id] if isinstance(request_id, str) else request_id:
-            if name in self._streams:
-                self._client.frontend.abort(self._streams[name][1])
+            if name in self._requests:
+                self._client.frontend.abort(self._requests[name])
 
     async def _admit(self, request_id: str) -> None:
         """Waits while generation is paused. Raises what keeps a request from being taken."""
         await self._unpaused.wait()
         self._check_alive()
-        if request_id in self._streams:
+        if request_id in self._requests:
             raise ValueError(f"request_id: a request {request_id} is running")
         if self._released:
             raise RuntimeError("the engine sleeps; call wake_up() first")
         self._attach()
 
     @contextlib.contextmanager
-    def _running(self, request_id: str, stream: Stream, request: int) -> Iterator[None]:
-        self._streams[request_id] = (stream, request)
+    def _running(self, request_id: str, request: int) -> Iterator[None]:
+        self._requests[request_id] = request
         self._idle.clear()
         if self._log_requests:
             logger.info("request %s began", request_id)
         try:
             yield
         finally:
-            del self._streams[request_id]
-            if not self._streams:
+            del self._requests[request_id]
+            if not self._requests:
                 self._idle.set()
             if self._log_requests:
                 logger.info("request %s ended", request_id)
@@ -284,7 +333,7 @@ class AsyncLLM:
         self._process.kill()
         self._process = None
         if self._loop is not None and not self._loop.is_closed():
-            if self._streams:
+            if self._requests:
                 self._client.frontend.wait(END_SECONDS)
             self._client.dispatch()
             self._loop.remove_reader(self._client.frontend.fileno())
@@ -294,7 +343,7 @@ class AsyncLLM:
     async def _quiet(self, mode: str) -> None:
         """Ends what runs, or waits for it."""
         if mode == "abort":
-            await self.abort(list(self._streams))
+            await self.abort(list(self._requests))
         await self._idle.wait()
 
     def _until_ready(self, process: EngineProcess) -> None:

@@ -8,9 +8,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from octavo._core import Accepted, Delta, Failed, Tokenizer
+from octavo._core import Accepted, Delta, Failed, Pooled, Tokenizer
 from octavo.errors import EngineDeadError
-from octavo.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+from octavo.outputs import (
+    CompletionOutput,
+    Logprob,
+    PoolingOutput,
+    PoolingRequestOutput,
+    RequestMetrics,
+    RequestOutput,
+)
 from octavo.sampling import RequestOutputKind
 
 if TYPE_CHECKING:
@@ -33,6 +40,9 @@ class Collector:
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._requests: dict[int, _Request] = {}
+        self._accepted: dict[int, tuple[str, list[int]]] = {}
+        """Of requests to be pooled: the request's id and the prompt's token ids, empty until it is accepted."""
+        self._pooled: dict[int, PoolingRequestOutput] = {}
         self._changed: dict[int, set[int]] = {}
         """Request → choices with something new since the last `news`."""
         self.pending: set[int] = set()
@@ -55,10 +65,19 @@ class Collector:
         self._requests[request] = _Request(output, kind)
         self.pending.add(request)
 
-    def take(self, event: Accepted | Delta | Failed) -> bool:
+    def open_pooling(self, request: int, *, request_id: str | None = None) -> None:
+        """The prompt of this request is pooled, and generates nothing."""
+        self._accepted[request] = (str(request) if request_id is None else request_id, [])
+        self.pending.add(request)
+
+    def take(self, event: Accepted | Delta | Pooled | Failed) -> bool:
         """True when the event was a request's last one."""
         if isinstance(event, Failed):
             return self._fail(event)
+        if event.request in self._accepted:
+            return self._take_pooling(event)
+        if isinstance(event, Pooled):
+            return False
         request = self._requests.get(event.request)
         if request is None:
             return False
@@ -84,12 +103,15 @@ class Collector:
 
     def is_accepted(self, request: int) -> bool:
         """Whether the prompt of an open request has been tokenized and taken."""
+        if request in self._accepted:
+            return bool(self._accepted[request][1])
         return request in self._requests and bool(self._requests[request].output.prompt_token_ids)
 
-    def news(self) -> list[RequestOutput]:
+    def news(self) -> list[RequestOutput | PoolingRequestOutput]:
         """Each request that has changed, as its kind wants it; what has finished is forgotten here."""
         changed, self._changed = self._changed, {}
-        outputs = []
+        outputs: list[RequestOutput | PoolingRequestOutput] = [*self._pooled.values()]
+        self._pooled.clear()
         for number, choices in changed.items():
             request = self._requests[number]
             outputs.append(_shown(request, choices))
@@ -105,21 +127,46 @@ class Collector:
             outputs.append(self._requests.pop(number).output)
         return outputs
 
+    def pop_pooled(self, requests: Iterable[int]) -> list[PoolingRequestOutput]:
+        """What the prompts of these requests, which have ended, were pooled to, in their order."""
+        return [self._pooled.pop(request) for request in requests]
+
     def forget(self, requests: Iterable[int]) -> None:
         """Nobody will ask for these any more; they have ended."""
         for number in requests:
             self._requests.pop(number, None)
+            self._pooled.pop(number, None)
             self._changed.pop(number, None)
             self.failures.pop(number, None)
 
     def _fail(self, event: Failed) -> bool:
-        if self._requests.pop(event.request, None) is None:
+        if self._requests.pop(event.request, None) is None and self._accepted.pop(event.request, None) is None:
             return False
         self.pending.discard(event.request)
         self._changed.pop(event.request, None)
         self.failures[event.request] = failure(event)
         if self._metrics is not None:
             self._metrics.saw_failure(event.reason)
+        return True
+
+    def _take_pooling(self, event: Accepted | Delta | Pooled) -> bool:
+        if isinstance(event, Accepted):
+            self._accepted[event.request][1].extend(event.prompt_token_ids)
+            return False
+        request_id, token_ids = self._accepted.pop(event.request)
+        self.pending.discard(event.request)
+        if isinstance(event, Pooled):  # else it was aborted
+            from octavo.vectors import array_of  # NumPy is of no use to those who never pool
+
+            self.num_tokens += event.num_prompt_tokens
+            self._pooled[event.request] = PoolingRequestOutput(
+                request_id=request_id,
+                prompt_token_ids=token_ids,
+                num_cached_tokens=event.num_cached_tokens,
+                outputs=PoolingOutput(array_of(event)),
+            )
+            if self._metrics is not None:
+                self._metrics.saw_finish("stop", None, event.num_prompt_tokens, 0)
         return True
 
     def _append(self, output: RequestOutput, delta: Delta) -> None:

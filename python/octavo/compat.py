@@ -17,8 +17,24 @@ INPUTS = {"TextPrompt": "octavo.inputs", "TokensPrompt": "octavo.inputs", "Promp
 REGISTRY = {"ModelRegistry": "octavo.models.registry"}
 SAMPLING = dict.fromkeys(("SamplingParams", "RequestOutputKind", "RepetitionDetectionParams"), "octavo.sampling")
 STRUCTURED = dict.fromkeys(("StructuredOutputsParams", "GuidedDecodingParams"), "octavo.structured")
-OUTPUTS = dict.fromkeys(("RequestOutput", "CompletionOutput"), "octavo.outputs")
+OUTPUTS = dict.fromkeys(
+    (
+        "RequestOutput",
+        "CompletionOutput",
+        "PoolingOutput",
+        "PoolingRequestOutput",
+        "EmbeddingOutput",
+        "EmbeddingRequestOutput",
+        "ClassificationOutput",
+        "ClassificationRequestOutput",
+        "ScoringOutput",
+        "ScoringRequestOutput",
+    ),
+    "octavo.outputs",
+)
+POOLING = {"PoolingParams": "octavo.pooling"}
 ASYNC = {"AsyncLLM": "octavo.async_llm", "AsyncLLMEngine": "octavo.async_llm"}
+METRICS = dict.fromkeys(("Counter", "Gauge", "Histogram", "Metric", "Vector"), "octavo.metrics_reader")
 PARSER = {"FlexibleArgumentParser": "octavo.compat_names"}
 
 NAMES: dict[str, dict[str, str]] = {
@@ -32,6 +48,7 @@ NAMES: dict[str, dict[str, str]] = {
         "__version__": "octavo._core",
         **ENGINE_ARGS,
         **OUTPUTS,
+        **POOLING,
         **REGISTRY,
     },
     "vllm.engine": {},
@@ -49,6 +66,7 @@ NAMES: dict[str, dict[str, str]] = {
     "vllm.model_executor.models": REGISTRY,
     "vllm.model_executor.models.registry": REGISTRY,
     "vllm.outputs": OUTPUTS,
+    "vllm.pooling_params": POOLING,
     "vllm.sampling_params": {**SAMPLING, **STRUCTURED},
     "vllm.usage": {},
     "vllm.usage.usage_lib": {"UsageContext": "octavo.compat_names"},

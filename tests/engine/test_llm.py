@@ -131,11 +131,11 @@ def test_the_progress_bar_counts_requests(llm: LLM, capfd: pytest.CaptureFixture
     ("arguments", "error", "match"),
     [
         ({"max_modellen": 5}, TypeError, "did you mean max_model_len"),
-        ({"quantization": "awq"}, ValueError, "quantization: must be one of int8, int4, gguf, not 'awq'"),
+        ({"quantization": "awq"}, ValueError, "quantization: octavo does not do awq yet; it does int8, int4, gguf"),
         ({"kv_cache_dtype": "fp4"}, ValueError, "kv_cache_dtype: must be one of auto, float32.*fp8, not 'fp4'"),
         ({"dtype": "int3"}, ValueError, "dtype: must be one of"),
         ({"executor": "cuda"}, ValueError, "executor: must be one of auto, native, torch"),
-        ({"load_format": "pt"}, ValueError, "load_format: must be one of"),
+        ({"load_format": "pt"}, ValueError, "load_format: octavo does not do pt yet"),
         ({"nonsense": 1}, TypeError, "nonsense"),
     ],
 )

@@ -21,6 +21,7 @@ from octavo.config import ServerConfig
 from octavo.engine.spawn import EngineProcess
 from octavo.engine.start import Prepared
 from octavo.errors import ModelError, TemplateError
+from octavo.pooling import PoolingModel
 from octavo.server.connections import CONNECTIONS, Connection, OnlyOurErrors
 from octavo.server.formats import OutputFormats, choose_formats
 from octavo.server.listener import Listener
@@ -110,6 +111,7 @@ class Server:
             root=engine.model.model,
             max_model_len=start.memory.max_model_len,
             vocab_size=start.vocab_size,
+            pooling=PoolingModel.of(prepared),
             priorities=engine.scheduler.policy == "priority",
             request_timeout=config.request_timeout or inf,
             config=config,

@@ -123,39 +123,39 @@ class CompletionForm:
         )
 
 
-def check_prompts(prompt: Any, vocab_size: int) -> list[Prompt]:
-    """The prompts of a request, in order. Raises ApiError 400."""
+def check_prompts(prompt: Any, vocab_size: int, *, name: str = "prompt", limit: int = MAX_PROMPTS) -> list[Prompt]:
+    """The prompts of a request, in order. Raises ApiError 400 that names the field."""
     if isinstance(prompt, str):
         return [prompt]
     if not isinstance(prompt, list):
-        raise refused("must be a string, a list of strings, token ids, or a list of lists of token ids")
+        raise refused(name, "must be a string, a list of strings, token ids, or a list of lists of token ids")
     if not prompt:
-        raise refused("must not be empty")
+        raise refused(name, "must not be empty")
     if not isinstance(prompt[0], str | list):
-        return [check_ids(prompt, vocab_size)]
-    if len(prompt) > MAX_PROMPTS:
-        raise refused(f"at most {MAX_PROMPTS} prompts, not {len(prompt)}")
+        return [check_ids(prompt, vocab_size, name)]
+    if len(prompt) > limit:
+        raise refused(name, f"at most {limit} prompts, not {len(prompt)}")
     if isinstance(prompt[0], str):
         if not all(isinstance(text, str) for text in prompt):
-            raise refused("strings and other values cannot be mixed")
+            raise refused(name, "strings and other values cannot be mixed")
         return prompt
-    return [check_ids(ids, vocab_size) for ids in prompt]
+    return [check_ids(ids, vocab_size, name) for ids in prompt]
 
 
-def check_ids(ids: Any, vocab_size: int) -> list[int]:
+def check_ids(ids: Any, vocab_size: int, name: str) -> list[int]:
     if not isinstance(ids, list) or not all(type(one) is int for one in ids):
-        raise refused("a list must hold strings only, or token ids (integers) only")
+        raise refused(name, "a list must hold strings only, or token ids (integers) only")
     if not ids:
-        raise refused("must not be empty")
+        raise refused(name, "must not be empty")
     lowest, highest = min(ids), max(ids)
     if lowest < 0 or highest >= vocab_size:
         wrong = lowest if lowest < 0 else highest
-        raise refused(f"{wrong} is no token id (0 to {vocab_size - 1})")
+        raise refused(name, f"{wrong} is no token id (0 to {vocab_size - 1})")
     return ids
 
 
-def refused(message: str) -> ApiError:
-    return ApiError(400, f"prompt: {message}.", "prompt")
+def refused(name: str, message: str) -> ApiError:
+    return ApiError(400, f"{name}: {message}.", name)
 
 
 def echo_text(service: Service, prompt: Prompt) -> str:

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from math import inf
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
-from octavo._core import Accepted, Delta, Endpoint, Failed, Frontend, Pooled, Sampling, Stats
+from octavo._core import Accepted, Delta, Endpoint, Failed, Frontend, Pooled, Pooling, Sampling, Stats
 from octavo.server.errors import ApiError
 from octavo.server.metrics import Metrics
 
@@ -39,6 +39,7 @@ class Stream:
         loop = asyncio.get_running_loop()
         self._timer = None if timeout == inf else loop.call_later(timeout, self._expire)
         self._events: list[Event] = []
+        self._pooled: list[Pooled] = []
         self._pending_tokens = 0
         self._waiter: asyncio.Future[None] | None = None
         self.writing_since = inf
@@ -74,6 +75,32 @@ class Stream:
             priority=priority,
             cache_salt=cache_salt,
         )
+        return self._opened(request, n)
+
+    def submit_pooling(
+        self,
+        prompt: str | Sequence[int] | tuple[str, str],
+        pooling: Pooling,
+        *,
+        add_special_tokens: bool,
+        truncate_prompt_tokens: int | None,
+        truncation_side: Literal["left", "right"],
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> int:
+        """Has a prompt pooled; returns its number. Every outcome arrives as an event."""
+        request = self._client.frontend.submit_pooling(
+            prompt,
+            pooling,
+            add_special_tokens=add_special_tokens,
+            truncate_prompt_tokens=truncate_prompt_tokens,
+            truncation_side=truncation_side,
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+        return self._opened(request, 1)
+
+    def _opened(self, request: int, n: int) -> int:
         self.open_choices[request] = n
         self._client.streams[request] = self
         return request
@@ -83,8 +110,12 @@ class Stream:
         """No event will follow, and none is left."""
         return not self.open_choices and not self._events and not self._expired
 
-    def push(self, event: Event, now: float) -> bool:
+    def push(self, event: Event | Pooled, now: float) -> bool:
         """Keeps an event; True when it is the last of its request."""
+        if isinstance(event, Pooled):
+            self._pooled.append(event)
+            self.open_choices.pop(event.request, None)
+            return True
         if self._pending_tokens >= MAX_PENDING_TOKENS and now - self.writing_since > STUCK_SECONDS:
             self._overflowed = True
             self._events.clear()
@@ -126,8 +157,13 @@ class Stream:
         self._pending_tokens = 0
         return events
 
+    def take_pooled(self) -> list[Pooled]:
+        """What prompts have been pooled to since the last call; `next` waits for these too."""
+        pooled, self._pooled = self._pooled, []
+        return pooled
+
     async def _wait(self) -> None:
-        while not self._events:
+        while not self._events and not self._pooled:
             if self._overflowed:
                 raise SlowReader("the client did not read its answer")
             if self._expired:
@@ -198,7 +234,7 @@ class EngineClient:
         for event in events:
             request = event.request
             stream = streams.get(request)
-            if stream is None or isinstance(event, Pooled):
+            if stream is None:
                 continue
             if isinstance(event, Delta):
                 metrics.saw_delta(event, stream.arrival, stream.last_tokens, now)

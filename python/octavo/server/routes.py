@@ -23,6 +23,7 @@ from octavo.server.health import HEALTH, get_health
 from octavo.server.metrics import METRICS, get_metrics
 from octavo.server.middleware import catch_errors, observe
 from octavo.server.models import list_models, retrieve_model
+from octavo.server.pooling.routes import POOLING_ROUTES
 from octavo.server.protocol import (
     ChatRequest,
     ChatResponse,
@@ -119,6 +120,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/invocations", post_invocations, request=Invocation, answer=dict[str, Any], events=True),
     *RESPONSES_ROUTES,
     *MESSAGES_ROUTES,
+    *POOLING_ROUTES,
 )
 DOCUMENT_ROUTES: tuple[Route, ...] = (
     Route("GET", "/openapi.json", get_openapi, answer=dict[str, Any]),

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from octavo._core import Tokenizer
 from octavo.config import ServerConfig
+from octavo.pooling import PoolingModel
 from octavo.server.engine_client import EngineClient, Stream
 from octavo.server.errors import ApiError, printable
 from octavo.server.formats import OutputFormats
@@ -33,6 +34,7 @@ class Service:
     root: str
     max_model_len: int
     vocab_size: int
+    pooling: PoolingModel
     priorities: bool
     """Whether the scheduler's policy looks at priorities."""
     request_timeout: float
