@@ -206,6 +206,38 @@ async def test_a_stuck_engine_is_not_healthy_and_is_replaced() -> None:
         assert "the engine has been stuck for" in server.wait()[2]
 
 
+async def test_an_idle_engine_that_is_stuck_is_replaced() -> None:
+    with ServerProcess(server={"stall_timeout": 0.5}) as server:
+        engine = server.engine_pid
+        async with connect(server.url) as session:
+            client = Client(session)
+            os.kill(engine, signal.SIGSTOP)
+
+            async def replaced() -> bool:
+                return not alive(engine) and (await client.get("/health"))[0] == 200
+
+            await until(replaced, 20)
+            await client.still_serves()
+
+
+async def test_a_server_that_was_stopped_blames_no_engine() -> None:
+    with ServerProcess(server={"stall_timeout": 0.5}) as server:
+        engine = server.engine_pid
+        async with connect(server.url) as session:
+            client = Client(session)
+            server.signal(signal.SIGSTOP)
+            stopped_until = asyncio.get_running_loop().time() + 3.5
+
+            async def late() -> bool:
+                return asyncio.get_running_loop().time() > stopped_until
+
+            await until(late)
+            server.signal(signal.SIGCONT)
+            await client.still_serves()
+            assert server.engine_pid == engine
+            assert await client.gauge("octavo:engine_restarts_total") == 0
+
+
 async def test_an_engine_that_was_idle_for_long_is_not_stuck() -> None:
     """It reports once a second that it is there."""
     with ServerProcess({"null_step_seconds": 0.05}, {"stall_timeout": 1.2}) as server:

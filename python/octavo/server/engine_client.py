@@ -268,5 +268,5 @@ class EngineClient:
         return len(self.streams)
 
     def seconds_without_report(self) -> float:
-        """How long the engine has said nothing while requests run; 0 when none run."""
-        return time.monotonic() - self.last_report if self.streams else 0.0
+        """How long the engine has said nothing. With nothing to do it says so once a second."""
+        return time.monotonic() - self.last_report

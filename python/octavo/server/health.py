@@ -1,7 +1,7 @@
 """Whether this server answers, and why not: /health and /ping say it, and new requests ask before they start.
 
-Health means progress: an engine that has work and reports nothing for `stall_timeout` seconds is not healthy, and the
-supervisor replaces it. One that was put to sleep, or paused, is healthy, as in vLLM: to restart it would undo what an
+Health means progress: an engine that reports nothing for `stall_timeout` seconds is not healthy, and the supervisor
+replaces it. One that was put to sleep, or paused, is healthy, as in vLLM: to restart it would undo what an
 administrator did.
 """
 
@@ -11,6 +11,9 @@ from aiohttp import web
 
 from octavo.server.engine_client import EngineClient
 from octavo.server.errors import ApiError
+
+IDLE_SECONDS = 3.0
+"""An engine with nothing to do reports once a second."""
 
 
 class EngineState(Enum):
@@ -60,13 +63,16 @@ class Health:
         if message := self.engine_refusal():
             return message
         if silent := self.stalled():
-            return f"The engine has requests to run but has not reported for {silent:.0f} seconds."
+            return f"The engine has not reported for {silent:.0f} seconds."
         return ""
 
     def stalled(self) -> float:
-        """For how many seconds an engine with requests has reported nothing; 0 while that is not too long."""
+        """For how many seconds the engine has reported nothing; 0 while that is not too long, and without an engine."""
+        works = self.client.num_open > 0
+        if not works and self.engine is not EngineState.SERVING:
+            return 0.0
         silent = self.client.seconds_without_report()
-        return silent if silent > self.stall_timeout else 0.0
+        return silent if silent > max(self.stall_timeout, 0.0 if works else IDLE_SECONDS) else 0.0
 
 
 HEALTH = web.AppKey("health", Health)

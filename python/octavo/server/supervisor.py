@@ -195,6 +195,7 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.client.news.wait(), LOOK_AGAIN)
         self.health.engine = EngineState.SERVING
+        self.client.last_report = time.monotonic()
         return None
 
     async def _replace(self, status: int) -> None:
@@ -231,10 +232,14 @@ class Supervisor:
 
     async def _tick(self) -> None:
         """Once a second: what no event of a request brings."""
+        now = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
-            now = time.monotonic()
+            before, now = now, time.monotonic()
             self.client.observe(now)
+            if now - before > 2 * TICK:
+                # This process did not run (it was stopped, or its machine): the engine may have reported meanwhile.
+                self.client.last_report = now
             self.client.metrics.sample_throughput(now)
             if silent := self.health.stalled():
                 logger.error("the engine has been stuck for %.0f s (--stall-timeout); it is ended", silent)
