@@ -12,12 +12,13 @@ import msgspec
 from octavo._core import Accepted, Delta
 from octavo.server.answer import Answer
 from octavo.server.engine_client import Stream
-from octavo.server.errors import ApiError
 from octavo.server.formats import ChoiceParser
 from octavo.server.messages import render
 from octavo.server.parts import Content, OutputParser, Part, PlainText, Reasoning, ToolCallArguments, ToolCallStart
 from octavo.server.protocol import ChatRequest
+from octavo.server.sampling import Resolved
 from octavo.server.service import Service
+from octavo.server.structures import structure_of
 from octavo.server.tools.choice import ToolChoice, tool_choice
 
 FinishReason = Literal["stop", "length", "tool_calls", "abort"]
@@ -77,13 +78,11 @@ class Conversation:
         formats = service.formats
         choice = tool_choice(chat)
         formats.check(choice)
-        if choice.forced_schema() is not None:
-            raise ApiError(400, "tool_choice: octavo cannot force a call yet.", "tool_choice")
         prompt = await prompt_of(service, chat, choice)
         hide = chat.skip_special_tokens
         if formats.needs_special_tokens(choice):
             chat = msgspec.structs.replace(chat, skip_special_tokens=False)
-        resolved = service.sampling.chat(chat)
+        resolved = resolve(service, chat, choice, prompt)
         answer = Answer(service, stream, id=id, model=model, n=chat.n)
         if formats.reasoning is not None:
             answer.reasoning_tokens = 0
@@ -155,6 +154,22 @@ class Conversation:
                     raise answer.fail(event)
         answer.log_end("answered")
         return [builder.finish() for builder in builders]
+
+
+def resolve(service: Service, chat: ChatRequest, choice: ToolChoice, prompt: str) -> Resolved:
+    """The request's sampling, with the grammar that makes the answer a call, or gives it the structure asked for."""
+    formats = service.formats
+    budget = formats.thinking_budget(chat.thinking_token_budget, prompt)
+    forced = formats.forced_structure(choice)
+    held = structure_of(chat) if forced is None else ("tools", forced)
+    end: tuple[int, ...] = ()
+    if held is not None or budget is not None:
+        end = formats.constraint_start(prompt, "thinking_token_budget" if held is None else held[0])
+    chat = msgspec.structs.replace(chat, thinking_token_budget=budget)
+    if held is None:
+        return service.sampling.chat(chat, reasoning_end=end)
+    structure = formats.channelled(*held)
+    return service.sampling.chat(chat, structure=structure, structure_field=held[0], reasoning_end=end)
 
 
 async def prompt_of(service: Service, chat: ChatRequest, choice: ToolChoice | None = None) -> str:

@@ -1,7 +1,9 @@
 """How the served model writes calls and reasoning; chosen once, at the start, from the flags and its chat template."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from octavo import json_schemas
 from octavo._core import Tokenizer
 from octavo.config import ServerConfig
 from octavo.errors import ModelError
@@ -13,11 +15,12 @@ from octavo.server.parts import OutputParser, Part, PlainText
 from octavo.server.reasoning.styles import HARMONY as HARMONY_STYLE
 from octavo.server.reasoning.styles import STYLES, ReasoningStyle, style_of_template
 from octavo.server.reasoning.thinking import Thinking
-from octavo.server.tools.choice import ToolChoice, needs_flags
+from octavo.server.tools.choice import ToolChoice, arguments_schema, needs_flags
 from octavo.server.tools.forced import named_call, required_calls
-from octavo.server.tools.harmony import harmony
+from octavo.server.tools.harmony import harmony, harmony_answer, harmony_calls
 from octavo.server.tools.registry import HARMONY, PARSERS, ToolParser, parser_of_template
 from octavo.server.tools.schema_types import ParameterTypes
+from octavo.structured import Structure
 
 
 class ChoiceParser:
@@ -83,16 +86,42 @@ class OutputFormats:
 
     def _tool_parser(self, choice: ToolChoice) -> OutputParser:
         make_id = self.tools.make_id if self.tools is not None else new_call_id
-        if choice.mode == "named":
-            return GrammarParser(named_call(choice.named), Sink(make_id=make_id))
-        if choice.mode == "required":
-            return GrammarParser(required_calls, Sink(make_id=make_id))
         sink = Sink(names=choice.names, make_id=make_id)
         if self.harmony:
             return GrammarParser(harmony, sink)
+        if choice.mode == "named":
+            return GrammarParser(named_call(choice.named), sink)
+        if choice.mode == "required":
+            return GrammarParser(required_calls, sink)
         if choice.mode == "auto" and self.tools is not None:
             return GrammarParser(self.tools.grammar(ParameterTypes(choice.schemas)), sink)
         return PlainText()
+
+    def forced_structure(self, choice: ToolChoice) -> Structure | None:
+        """The grammar of an answer that has to be calls; None where it need not be."""
+        if self.harmony and choice.mode in ("named", "required"):
+            return Structure(
+                "lark", harmony_calls({t.name: schema_text(arguments_schema(t)) for t in choice.callable()})
+            )
+        schema = choice.forced_schema()
+        return None if schema is None else Structure("json_schema", schema_text(schema))
+
+    def channelled(self, field: str, structure: Structure) -> Structure:
+        """`structure` as the final channel's, where the model has channels. ApiError 400 where that cannot be."""
+        if not self.harmony or field == "tools":
+            return structure
+        if structure.kind == "lark":
+            raise ApiError(400, f"{field}: a grammar cannot be combined with this model's channels yet.", field)
+        return Structure("lark", harmony_answer(structure.kind, structure.text))
+
+    def thinking_budget(self, asked: int | None, prompt: str) -> int | None:
+        """`thinking_token_budget`, where there is reasoning to be cut. Raises ApiError 400 where none can be."""
+        if asked is None:
+            return None
+        if self.reasoning is None or self.harmony:
+            message = "needs a server with --reasoning-parser, for a model that marks its reasoning with tokens"
+            raise ApiError(400, f"thinking_token_budget: {message}.", "thinking_token_budget")
+        return None if self.reasoning.opened_by(prompt) is False else asked
 
     def constraint_start(self, prompt: str, param: str) -> tuple[int, ...]:
         """The tokens behind which a structure of the answer begins; none: it begins with the first token.
@@ -109,6 +138,14 @@ class OutputFormats:
                 400, f"{param}: cannot wait for the end of the reasoning: {end!r} is no token of this model.", param
             )
         return self.reasoning_end
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    """A schema for the grammar, without white space between the parts: small models would fill lines with it."""
+    try:
+        return json_schemas.to_text(schema, compact=True, whitespace=None, closed=False)
+    except ValueError as error:
+        raise ApiError(400, f"tools: {error}", "tools") from None
 
 
 def choose_formats(config: ServerConfig, template: str | None, tokenizer: Tokenizer | None) -> OutputFormats:

@@ -53,6 +53,7 @@ def style_of_template(template: str) -> str | None:
         "<|channel|>": "openai_gptoss",
         "[THINK]": "mistral",
         "<seed:think>": "seed_oss",
+        "<think>": "qwen3",
         "</think>": "qwen3",
         "Here is my thought process": "granite",
     }

@@ -4,7 +4,9 @@ analysis is reasoning, final is content, and so is what commentary says to nobod
 call. (https://cookbook.openai.com/articles/openai-harmony)
 """
 
+import json
 import re
+from collections.abc import Mapping
 
 from octavo.server.markup.json_text import pass_container
 from octavo.server.markup.reader import Malformed, Reader, Reading, markers
@@ -14,6 +16,8 @@ MARKERS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>"
 _HEADER_END = markers("<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>")
 _BODY_END = markers("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
+_SLASH = re.compile(r"(?<!\\)/")
+_ESCAPED_SLASH = r"\\/"
 MAX_HEADER_CHARACTERS = 1024
 
 
@@ -56,3 +60,26 @@ def _arguments(reader: Reader, sink: Sink) -> Reading[str]:
     else:
         sink.arguments("{}")
     return (yield from reader.until(_BODY_END, sink.content))
+
+
+_REASONED = """start: (<|channel|> "analysis" <|message|> TEXT <|end|> <|start|> "assistant")? answer
+TEXT: /(.|\\n)*/
+"""
+"""The beginning of a grammar (llguidance's Lark): the model may reason first."""
+
+
+def harmony_answer(kind: str, text: str) -> str:
+    """A grammar whose final channel has this structure: `kind` is json_schema or regex."""
+    answer = f"%json {text}" if kind == "json_schema" else f"/{_SLASH.sub(_ESCAPED_SLASH, text)}/"
+    return f'{_REASONED}answer: <|channel|> "final" <|message|> structure\nstructure: {answer}\n'
+
+
+def harmony_calls(schemas: Mapping[str, str]) -> str:
+    """A grammar of one call to one of these functions, by the schemas of their arguments (as JSON)."""
+    rules = [
+        f'call_{number}: <|channel|> {json.dumps(f"commentary to=functions.{name} ")} <|constrain|> "json" <|message|> '
+        f"arguments_{number}\narguments_{number}: %json {schema}"
+        for number, (name, schema) in enumerate(schemas.items())
+    ]
+    names = " | ".join(f"call_{number}" for number in range(len(rules)))
+    return "\n".join([f"{_REASONED}answer: {names}", *rules])
