@@ -132,7 +132,7 @@ class ChatForm:
         older = calls[0].function if calls and self.conversation.choice.older else None
         return ChatMessage(
             role=self.role,
-            content=content if content or not calls else None,
+            content=content if content or not (calls or message.reasoning) else None,
             function_call=older,
             tool_calls=[] if older is not None else calls,
             reasoning=message.reasoning,
