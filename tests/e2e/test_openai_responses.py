@@ -41,7 +41,7 @@ def test_an_answer_is_input_as_it_is(client: openai.OpenAI, model: str) -> None:
 
 def test_errors_are_the_sdks_own(client: openai.OpenAI, model: str) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        client.responses.create(model=model, input=QUESTION, max_output_tokens=1_000_000)
+        client.responses.create(model=model, input=QUESTION, max_output_tokens=0)
     assert refused.value.param == "max_output_tokens"
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve("resp_none")

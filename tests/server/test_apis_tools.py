@@ -1,14 +1,15 @@
-"""Tools and reasoning through the Responses and the Messages API, by the OpenAI and the Anthropic SDK.
+"""Tools, reasoning and schemas through the Responses and the Messages API, by the OpenAI and the Anthropic SDK.
 
 SmolLM2 calls no tools by itself, but it goes on with what it is shown: so the conversation shows calls.
 """
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import openai
+import pydantic
 import pytest
 from server_process import MODEL, ServerProcess
 
@@ -97,6 +98,34 @@ def test_reasoning_is_an_item(openai_client: openai.OpenAI) -> None:
     for kept in (thought.to_dict(), sealed):
         spoken: Any = [*shown(THOUGHT), kept, message.to_dict(), {"role": "user", "content": "And now?"}]
         assert openai_client.responses.create(input=spoken, **asked).output
+
+
+class City(pydantic.BaseModel):
+    name: Literal["Rome", "Paris"]
+    large: bool
+
+
+def test_a_schema_is_enforced(openai_client: openai.OpenAI, anthropic_client: anthropic.Anthropic) -> None:
+    response = openai_client.responses.parse(model=MODEL, input="Rome?", text_format=City, max_output_tokens=200)
+    assert isinstance(response.output_parsed, City)
+    message = anthropic_client.messages.parse(
+        model=MODEL, messages=[{"role": "user", "content": "Rome?"}], output_format=City, max_tokens=200
+    )
+    assert isinstance(message.parsed_output, City)
+
+
+def test_a_schema_that_is_none_is_refused(openai_client: openai.OpenAI, anthropic_client: anthropic.Anthropic) -> None:
+    nonsense: Any = {"type": "json_schema", "schema": {"type": "nonsense"}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        openai_client.responses.create(model=MODEL, input="Rome?", text={"format": {"name": "x", **nonsense}})
+    assert refused.value.param == "text.format"
+    with pytest.raises(anthropic.BadRequestError, match=r"output_config\.format"):
+        anthropic_client.messages.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Rome?"}],
+            output_config={"format": nonsense},
+            max_tokens=8,
+        )
 
 
 def test_thinking_is_a_block(anthropic_client: anthropic.Anthropic) -> None:

@@ -73,6 +73,14 @@ async def test_why_an_answer_ended(model_client: Client) -> None:
     assert "Paris" not in stopped["content"][0]["text"]
 
 
+async def test_an_answer_may_end_with_the_context(client: Client) -> None:
+    prompt = [{"role": "user", "content": "word " * 1990}]
+    answer = await create(client, messages=prompt, max_tokens=30_000)
+    assert answer["stop_reason"] == "model_context_window_exceeded"
+    usage = answer["usage"]
+    assert usage["input_tokens"] + usage["cache_read_input_tokens"] + usage["output_tokens"] == 2048
+
+
 async def test_a_last_message_of_the_assistants_is_gone_on_with(model_client: Client) -> None:
     whole = (await create(model_client))["content"][0]["text"]
     begun = await create(model_client, messages=[*QUESTION, {"role": "assistant", "content": whole[:11]}])
@@ -101,7 +109,7 @@ async def test_system_and_blocks_are_the_chats(model_client: Client) -> None:
         ("tool_use_id", {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x"}]}]}),
         ("max_tokens", {"max_tokens": None}),
         ("max_tokens", {"max_tokens": 0}),
-        ("max_tokens", {"max_tokens": 100_000}),
+        ("context length", {"messages": [{"role": "user", "content": "word " * 3000}]}),
         ("temperature", {"temperature": -1}),
         ("stop_sequences", {"stop_sequences": [""]}),
         ("tools", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),

@@ -81,6 +81,12 @@ async def test_an_answer_that_is_cut_is_incomplete(model_client: Client) -> None
     assert events[-1]["response"]["output"][0]["status"] == "incomplete"
 
 
+async def test_an_answer_may_end_with_the_context(client: Client) -> None:
+    answer = await create(client, input="word " * 1990, max_output_tokens=30_000)
+    assert answer["status"] == "incomplete"
+    assert answer["usage"]["total_tokens"] == 2048
+
+
 async def test_logprobs_are_the_chats(model_client: Client) -> None:
     asked = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
     whole = await create(model_client, input=QUESTION, **asked)
@@ -137,7 +143,7 @@ async def test_the_background(model_client: Client) -> None:
     assert (status, cancelled["status"]) == (200, "cancelled")
     await model_client.still_serves()
     assert (await model_client.post(f"/v1/responses/{begun['id']}/cancel"))[1]["status"] == "incomplete"
-    refused = await create(model_client, input="Count.", background=True, max_output_tokens=100_000)
+    refused = await create(model_client, input="word " * 3000, background=True)
     path = f"/v1/responses/{refused['id']}"
     while (response := (await model_client.get(path))[1])["status"] == "in_progress":
         pass
@@ -156,7 +162,6 @@ async def test_the_background(model_client: Client) -> None:
         ("input", {"input": [{"type": [[]], "role": "user", "content": "x"}]}),
         ("input", {"input": [{"role": [[]], "content": "x"}]}),
         ("input", {"input": [{"role": "user", "content": [{"type": {}}]}]}),
-        ("max_output_tokens", {"max_output_tokens": 100_000}),
         ("max_output_tokens", {"max_output_tokens": -1}),
         ("temperature", {"temperature": -1}),
         ("tools", {"tools": [{"type": "web_search"}]}),
@@ -181,6 +186,11 @@ async def test_a_refusal_names_the_field(client: Client, field: str, body: dict[
     status, answer = await client.post("/v1/responses", body)
     assert (status, answer["error"]["param"]) == (400, field), answer
     assert field in answer["error"]["message"]
+
+
+async def test_an_input_that_is_too_long(client: Client) -> None:
+    status, answer = await client.post("/v1/responses", {"input": "word " * 3000})
+    assert (status, answer["error"]["param"]) == (400, "input")
 
 
 async def test_without_a_store_nothing_is_stored(client: Client) -> None:

@@ -4,7 +4,7 @@ start: messages → template → prompt → engine      take: Delta → parser o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
@@ -72,8 +72,20 @@ class Conversation:
         """Choices with a call."""
 
     @classmethod
-    async def start(cls, service: Service, chat: ChatRequest, stream: Stream, *, id: str, model: str) -> "Conversation":
-        """Renders the messages and sends the prompt to the engine. Raises ApiError 400 that names the field."""
+    async def start(
+        cls,
+        service: Service,
+        chat: ChatRequest,
+        stream: Stream,
+        *,
+        id: str,
+        model: str,
+        clamp_max_tokens: bool = False,
+    ) -> "Conversation":
+        """Renders the messages and sends the prompt to the engine. Raises ApiError 400 that names the field.
+
+        With `clamp_max_tokens` the client's limit is cut to what the context leaves, where it is refused otherwise.
+        """
         service.check_priority(chat.priority)
         formats = service.formats
         choice = tool_choice(chat)
@@ -83,6 +95,8 @@ class Conversation:
         if formats.needs_special_tokens(choice):
             chat = msgspec.structs.replace(chat, skip_special_tokens=False)
         resolved = resolve(service, chat, choice, prompt)
+        if clamp_max_tokens:
+            resolved = replace(resolved, clamp=True)
         answer = Answer(service, stream, id=id, model=model, n=chat.n)
         if formats.reasoning is not None:
             answer.reasoning_tokens = 0

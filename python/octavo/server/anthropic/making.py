@@ -11,8 +11,9 @@ from octavo.server.errors import ApiError, ErrorShape
 class Making:
     """An `EventEncoder` where the answer is streamed."""
 
-    def __init__(self, conversation: Conversation, *, streamed: bool) -> None:
+    def __init__(self, conversation: Conversation, max_tokens: int, *, streamed: bool) -> None:
         self.answer = conversation.answer
+        self._max_tokens = max_tokens
         self._conversation = conversation
         self._output = Output(self.answer.id, streamed=streamed)
         self._reason = "abort"
@@ -67,7 +68,8 @@ class Making:
 
     def _stop_reason(self) -> StopReason:
         if self._reason == "length":
-            return "max_tokens"
+            whole = self.answer.completion_tokens >= self._max_tokens
+            return "max_tokens" if whole else "model_context_window_exceeded"
         if any(isinstance(block, ToolUseBlock) for block in self._output.blocks):
             return "tool_use"
         return "stop_sequence" if isinstance(self._stop, str) else "end_turn"

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from octavo.server.protocol import INT32, Int32
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"]
 
 # ---------------------------------------------------------------- requests
 

@@ -25,8 +25,9 @@ async def post_message(request: web.Request) -> web.StreamResponse:
     chat = to_chat(asked)
     identity = f"msg_{request_id(request, None)}"
     with NAMES.of_client(), service.open_stream(None) as stream:
-        conversation = await Conversation.start(service, chat, stream, id=identity, model=model)
-        making = Making(conversation, streamed=asked.stream)
+        # Clients ask for more than there is room for; an answer says when it ended for that (Making).
+        conversation = await Conversation.start(service, chat, stream, id=identity, model=model, clamp_max_tokens=True)
+        making = Making(conversation, asked.max_tokens, streamed=asked.stream)
         making.answer.log_start("message", request.remote)
         if asked.stream:
             return await send(request, making.answer, making)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from octavo.server.protocol import ChatLogprob, Count, Int32, Int64, RequestId
+from octavo.server.protocol import INT32, ChatLogprob, Int32, Int64, RequestId
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -71,7 +71,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     input: str | list[dict[str, Any]]
     instructions: str | None = None
     model: str | None = None
-    max_output_tokens: Count | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=INT32 - 1)] | None = None
     include: list[Include] = []
     top_logprobs: Int32 = 0
     tools: list[FunctionTool] = []

@@ -47,7 +47,8 @@ async def post_response(request: web.Request) -> web.StreamResponse:
 
     with names_of(asked).of_client(), contextlib.ExitStack() as streams:
         stream = streams.enter_context(service.open_stream(None))
-        conversation = await Conversation.start(service, chat, stream, id=identity, model=model)
+        # Here the limit is an upper bound: an answer may end at the context's end before.
+        conversation = await Conversation.start(service, chat, stream, id=identity, model=model, clamp_max_tokens=True)
         making = Making(asked, conversation, stored=stored, done=done)
         making.answer.log_start("response", request.remote)
         if asked.background:
