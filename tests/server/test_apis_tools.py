@@ -15,7 +15,12 @@ from server_process import MODEL, ServerProcess
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 THOUGHT = "<think>\nIt is sunny.\n</think>\n\nSunny."
-SCHEMA: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 12}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 FUNCTION: Any = {"type": "function", "name": "weather", "description": "Tells it.", "parameters": SCHEMA}
 TOOL: Any = {"name": "weather", "description": "Tells it.", "input_schema": SCHEMA}
 
@@ -76,6 +81,24 @@ def test_a_tool_use_and_its_result(anthropic_client: anthropic.Anthropic) -> Non
     assert anthropic_client.messages.create(messages=[*shown(CALL), *answered], **asked).content
     counted = anthropic_client.messages.count_tokens(model=MODEL, messages=shown(CALL), tools=[TOOL])
     assert counted.input_tokens == whole.usage.input_tokens + (whole.usage.cache_read_input_tokens or 0)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "weather"}])
+def test_a_function_call_can_be_demanded(openai_client: openai.OpenAI, choice: Any) -> None:
+    asked: Any = {"model": MODEL, "input": "Rome.", "tools": [FUNCTION], "temperature": 0, "max_output_tokens": 60}
+    [call] = openai_client.responses.create(tool_choice=choice, **asked).output
+    assert call.type == "function_call"
+    assert (call.name, set(json.loads(call.arguments))) == ("weather", {"city"})
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
+def test_a_tool_use_can_be_demanded(anthropic_client: anthropic.Anthropic, choice: Any) -> None:
+    said: Any = [{"role": "user", "content": "Rome."}]
+    asked: Any = {"model": MODEL, "messages": said, "max_tokens": 60, "extra_body": {"temperature": 0}}
+    message = anthropic_client.messages.create(tools=[TOOL], tool_choice=choice, **asked)
+    [call] = message.content
+    assert call.type == "tool_use"
+    assert (call.name, set(call.input), message.stop_reason) == ("weather", {"city"}, "tool_use")
 
 
 def test_reasoning_is_an_item(openai_client: openai.OpenAI) -> None:
