@@ -1,12 +1,13 @@
 """POST /v1/responses: items in, items and events out; what is stored, and what is refused."""
 
+import signal
 from typing import Any
 
 import msgspec
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
-from server_process import Client
+from server_process import Client, ServerProcess, connect
 
 from octavo.server.errors import ApiError
 from octavo.server.parts import Content, Part, Reasoning, ToolCallArguments, ToolCallStart
@@ -149,6 +150,17 @@ async def test_the_background(model_client: Client) -> None:
         pass
     assert response["status"] == "failed"
     assert "maximum context length" in response["error"]["message"]
+
+
+async def test_a_server_that_ends_waits_for_the_background() -> None:
+    options = {"enable_responses_store": True, "shutdown_timeout": 20.0}
+    with ServerProcess({"null_step_seconds": 0.01}, options) as server:
+        async with connect(server.url) as session:
+            await create(Client(session), input="Count.", background=True, max_output_tokens=50, ignore_eos=True)
+        server.signal(signal.SIGTERM)
+        code, out, _ = server.wait()
+    assert code == 0
+    assert "1 requests finish first" in out
 
 
 @pytest.mark.parametrize(

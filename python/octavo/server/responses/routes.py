@@ -20,7 +20,7 @@ from octavo.server.responses.request import FIELDS, names_of, responses_request,
 from octavo.server.responses.store import STORE, Store, Stored, encode
 from octavo.server.route import Query, Route
 from octavo.server.service import SERVICE
-from octavo.server.stream import send
+from octavo.server.stream import mid_stream_error, send
 from octavo.server.whole import json_answer
 
 NOT_STORED = "this server stores no responses: start it with --enable-responses-store"
@@ -94,12 +94,12 @@ def begin_background(
     async def work() -> None:
         try:
             await making.whole()
-        except ApiError as error:
-            making.fail(error.message)
         except asyncio.CancelledError:
             cancelled = msgspec.structs.replace(making.response, status="cancelled")
             store.put(name, Stored(encode(cancelled), kept, b"[]"))
             raise
+        except Exception as error:
+            making.fail(mid_stream_error(error).message)
 
     def ended(_: asyncio.Task[None]) -> None:
         streams.close()
