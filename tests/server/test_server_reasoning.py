@@ -15,6 +15,7 @@ from octavo.engine.start import open_model
 MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<|channel|>", "<|message|>", "<|start|>", "<|end|>")
 MARKERS += ("<|call|>", "<|constrain|>")
 TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+MAY_THINK = TURNS + "<|im_start|>assistant\n{# <think> #}"
 THINKS = TURNS + (
     "<|im_start|>assistant\n<think>\n{% if enable_thinking is false %}\n</think>\n\n{% endif %}{# <tool_call> #}"
 )
@@ -43,7 +44,9 @@ def serve(folder: Path, template: str, **options: Any) -> ServerProcess:
 
 @pytest.fixture(scope="module")
 def thinking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with serve(tmp_path_factory.mktemp("thinks"), THINKS, reasoning_parser="auto") as server:
+    with serve(
+        tmp_path_factory.mktemp("thinks"), THINKS, reasoning_parser="auto", trust_request_chat_template=True
+    ) as server:
         yield server
 
 
@@ -105,6 +108,19 @@ async def test_a_forced_call_comes_behind_the_reasoning(thinking: Client) -> Non
     [call] = choice["message"]["tool_calls"]
     assert json.loads(call["function"]["arguments"])["zone"] in (1, 2)
     assert choice["finish_reason"] == "tool_calls"
+
+
+async def test_a_structure_where_the_model_may_reason_or_not(thinking: Client) -> None:
+    body = {"chat_template": MAY_THINK, "response_format": FORMAT, "return_token_ids": True}
+    choice, _ = await ask(thinking, **body)
+    assert json.loads(choice["message"]["content"])["zone"] in (1, 2)
+    _, answer = await thinking.post("/tokenize", {"prompt": "<think></think>"})
+    start, end = answer["tokens"]
+    choice, _ = await ask(thinking, **body, logit_bias={str(start): 100.0, str(end): 10.0})
+    assert start not in choice["token_ids"][1:]
+    assert choice["token_ids"][0] == start
+    assert end in choice["token_ids"]
+    assert json.loads(choice["message"]["content"])["zone"] in (1, 2)
 
 
 async def test_no_thinking_is_no_reasoning(thinking: Client) -> None:

@@ -1,10 +1,9 @@
 """Tools and reasoning through the OpenAI SDK: forced by grammar, or as the model is made to write.
 
-SmolLM2 was not trained to call tools; a `guided_regex` makes it write what models that were would write.
+SmolLM2 was not trained to call tools; a `guided_grammar` makes it write what models that were would write.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,7 +129,7 @@ def test_functions_of_the_older_api(tools_client: openai.OpenAI) -> None:
 
 def writes(text: str) -> dict[str, Any]:
     """Makes the model write this."""
-    return {"extra_body": {"guided_regex": re.escape(text)}, "max_tokens": 200}
+    return {"extra_body": {"guided_grammar": f"start: {json.dumps(text)}"}, "max_tokens": 200}
 
 
 CALLS = (
@@ -198,6 +197,11 @@ def test_a_prompt_that_opens_the_reasoning(tools_client: openai.OpenAI) -> None:
     answer = both(tools_client, extra_body=body, max_tokens=8)
     assert answer["content"]
     assert answer["reasoning"] == ""
+
+
+def test_a_structure_with_or_without_reasoning_before_it(tools_client: openai.OpenAI) -> None:
+    answer = both(tools_client, extra_body={"guided_regex": "(yes|no)/[0-9]"}, max_tokens=200)
+    assert answer["content"][:-1] in ("yes/", "no/")
 
 
 def test_what_is_refused(tools_client: openai.OpenAI) -> None:

@@ -36,7 +36,8 @@ def test_choices() -> None:
     assert choose().mode == choose(tools=[]).mode == choose(tool_choice="auto").mode == "none"
     auto = choose(tools=TOOLS)
     assert (auto.mode, auto.names, auto.parallel, auto.forced_schema()) == ("auto", None, True, None)
-    assert auto.definitions == TOOLS
+    shown = [tool("weather", PLACE, description="How it is"), tool("time", {"type": "object", "properties": {}})]
+    assert auto.definitions == shown
     none = choose(tools=TOOLS, tool_choice="none")
     assert (none.mode, none.names) == ("none", frozenset())
     assert choose(tools=TOOLS, parallel_tool_calls=False).parallel is False
@@ -62,7 +63,7 @@ def test_the_schema_of_required_calls() -> None:
 def test_allowed_tools(mode: str) -> None:
     allowed = {"mode": mode, "tools": [named("time")]}
     choice = choose(tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
-    assert (choice.mode, choice.names, choice.definitions) == (mode, {"time"}, TOOLS)
+    assert (choice.mode, choice.names, len(choice.tools)) == (mode, {"time"}, 2)
     if mode == "required":
         schema = choice.forced_schema()
         assert schema is not None

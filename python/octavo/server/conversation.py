@@ -176,14 +176,12 @@ def resolve(service: Service, chat: ChatRequest, choice: ToolChoice, prompt: str
     budget = formats.thinking_budget(chat.thinking_token_budget, prompt)
     forced = formats.forced_structure(choice)
     held = structure_of(chat) if forced is None else ("tools", forced)
-    end: tuple[int, ...] = ()
-    if held is not None or budget is not None:
-        end = formats.constraint_start(prompt, "thinking_token_budget" if held is None else held[0])
     chat = msgspec.structs.replace(chat, thinking_token_budget=budget)
-    if held is None:
-        return service.sampling.chat(chat, reasoning_end=end)
-    structure = formats.channelled(*held)
-    return service.sampling.chat(chat, structure=structure, structure_field=held[0], reasoning_end=end)
+    if held is not None:
+        structure, end = formats.placed(held[1], held[0], prompt, with_budget=budget is not None)
+        return service.sampling.chat(chat, structure=structure, structure_field=held[0], reasoning_end=end)
+    end = () if budget is None else formats.end_of_reasoning("thinking_token_budget")
+    return service.sampling.chat(chat, reasoning_end=end)
 
 
 async def prompt_of(service: Service, chat: ChatRequest, choice: ToolChoice | None = None) -> str:

@@ -12,12 +12,13 @@ from octavo.server.markup.reader import Markers
 from octavo.server.markup.sink import GrammarParser, Sink, new_call_id
 from octavo.server.markup.tidy import Tidy
 from octavo.server.parts import OutputParser, Part, PlainText
+from octavo.server.reasoning.grammar import behind_reasoning, in_channel
 from octavo.server.reasoning.styles import HARMONY as HARMONY_STYLE
 from octavo.server.reasoning.styles import STYLES, ReasoningStyle, style_of_template
 from octavo.server.reasoning.thinking import Thinking
 from octavo.server.tools.choice import ToolChoice, arguments_schema, needs_flags
 from octavo.server.tools.forced import named_call, required_calls
-from octavo.server.tools.harmony import harmony, harmony_answer, harmony_calls
+from octavo.server.tools.harmony import harmony, harmony_calls
 from octavo.server.tools.registry import HARMONY, PARSERS, ToolParser, parser_of_template
 from octavo.server.tools.schema_types import ParameterTypes
 from octavo.structured import Structure
@@ -106,13 +107,38 @@ class OutputFormats:
         schema = choice.forced_schema()
         return None if schema is None else Structure("json_schema", schema_text(schema))
 
-    def channelled(self, field: str, structure: Structure) -> Structure:
-        """`structure` as the final channel's, where the model has channels. ApiError 400 where that cannot be."""
-        if not self.harmony or field == "tools":
-            return structure
-        if structure.kind == "lark":
-            raise ApiError(400, f"{field}: a grammar cannot be combined with this model's channels yet.", field)
-        return Structure("lark", harmony_answer(structure.kind, structure.text))
+    def placed(
+        self, structure: Structure, field: str, prompt: str, *, with_budget: bool
+    ) -> tuple[Structure, tuple[int, ...]]:
+        """The structure and the tokens behind which it holds; none: from the first token, reasoning being part of it.
+
+        `field` asks for it. Raises ApiError 400 where it would hold from no token that is known.
+        """
+        style = self.reasoning
+        if self.harmony:
+            inside = structure if field == "tools" else in_channel(structure)
+            if inside is None:
+                raise ApiError(400, f"{field}: a grammar cannot be combined with this model's channels yet.", field)
+            return inside, ()
+        opened = False if style is None else style.opened_by(prompt)
+        if style is None or opened is False:
+            return structure, ()
+        if opened is None and not self.reasoning_end:
+            return structure, ()  # what has no token for reasoning has not learned to reason
+        if opened is None and not with_budget:
+            grammar = behind_reasoning(style, structure, special_tokens=self.special_tokens is not None)
+            if grammar is not None:
+                return grammar, ()
+        return structure, self.end_of_reasoning(field)
+
+    def end_of_reasoning(self, field: str) -> tuple[int, ...]:
+        """Raises ApiError 400 where no single token ends it: then nothing can wait for it, as `field` asks."""
+        if self.reasoning is not None and not self.reasoning_end:
+            end = self.reasoning.ends[0]
+            raise ApiError(
+                400, f"{field}: cannot wait for the end of the reasoning: {end!r} is no token of this model.", field
+            )
+        return self.reasoning_end
 
     def thinking_budget(self, asked: int | None, prompt: str) -> int | None:
         """`thinking_token_budget`, where there is reasoning to be cut. Raises ApiError 400 where none can be."""
@@ -122,22 +148,6 @@ class OutputFormats:
             message = "needs a server with --reasoning-parser, for a model that marks its reasoning with tokens"
             raise ApiError(400, f"thinking_token_budget: {message}.", "thinking_token_budget")
         return None if self.reasoning.opened_by(prompt) is False else asked
-
-    def constraint_start(self, prompt: str, param: str) -> tuple[int, ...]:
-        """The tokens behind which a structure of the answer begins; none: it begins with the first token.
-
-        Raises ApiError 400 where the reasoning's end is no single token: then no constraint can wait for it.
-        """
-        if self.reasoning is None or self.reasoning is HARMONY_STYLE or self.reasoning.opened_by(prompt) is False:
-            return ()
-        if not self.reasoning_end:
-            if self.reasoning.opened_by(prompt) is None and param != "thinking_token_budget":
-                return ()  # the structure keeps the model from reasoning
-            end = self.reasoning.ends[0]
-            raise ApiError(
-                400, f"{param}: cannot wait for the end of the reasoning: {end!r} is no token of this model.", param
-            )
-        return self.reasoning_end
 
 
 def schema_text(schema: dict[str, Any]) -> str:

@@ -17,6 +17,8 @@ _UNLIKE_PYTHON = re.compile(r"\\[pPu]|\(\?<[^=!]")
 """What ECMA's regular expressions have and Python's write differently: only the grammar can check such a pattern."""
 _LITERAL_KEYS = frozenset({"enum", "const", "default", "examples", "example"})
 """Keys whose values are data, not schemas."""
+NO_PARAMETERS = {"type": "object", "properties": {}}
+"""What a chat template shows of a function without parameters: many templates look into them."""
 _TOOL_KEYS = frozenset({"type", "function", "cache_control", "defer_loading"})
 _FUNCTION_KEYS = frozenset({"name", "description", "parameters", "strict", "return", "returns"})
 
@@ -43,10 +45,7 @@ def check_functions(functions: Sequence[dict[str, Any]]) -> list[Tool]:
     """`functions` of the older API."""
     if len(functions) > MAX_TOOLS:
         raise refused("functions", f"at most {MAX_TOOLS}, not {len(functions)}")
-    checked = [
-        _check_function(f"functions[{index}]", {"type": "function", "function": function}, function)
-        for index, function in enumerate(functions)
-    ]
+    checked = [_check_function(f"functions[{index}]", function) for index, function in enumerate(functions)]
     _check_names("functions", checked)
     return checked
 
@@ -72,10 +71,10 @@ def _check_tool(where: str, tool: dict[str, Any]) -> Tool:
     function = tool.get("function")
     if not isinstance(function, dict):
         raise refused(f"{where}.function", "must be an object")
-    return _check_function(f"{where}.function", {**tool, "type": "function"}, function)
+    return _check_function(f"{where}.function", function)
 
 
-def _check_function(where: str, definition: dict[str, Any], function: dict[str, Any]) -> Tool:
+def _check_function(where: str, function: dict[str, Any]) -> Tool:
     _check_keys(where, function, _FUNCTION_KEYS)
     name = function.get("name")
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
@@ -85,6 +84,8 @@ def _check_function(where: str, definition: dict[str, Any], function: dict[str, 
     if not isinstance(function.get("strict"), bool | None):
         raise refused(f"{where}.strict", "must be true or false")
     parameters = function.get("parameters")
+    shown = {key: value for key, value in function.items() if value is not None and key != "strict"}
+    definition = {"type": "function", "function": {**shown, "parameters": parameters or NO_PARAMETERS}}
     if parameters is None:
         return Tool(name, definition)
     if not isinstance(parameters, dict):

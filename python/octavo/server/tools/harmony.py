@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from octavo.server.markup.json_text import pass_container
 from octavo.server.markup.reader import Malformed, Reader, Reading, markers
 from octavo.server.markup.sink import Sink
+from octavo.server.reasoning.grammar import ANALYSIS
 
 MARKERS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>")
 _HEADER_END = markers("<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>")
 _BODY_END = markers("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
-_SLASH = re.compile(r"(?<!\\)/")
-_ESCAPED_SLASH = r"\\/"
 MAX_HEADER_CHARACTERS = 1024
 
 
@@ -62,18 +61,6 @@ def _arguments(reader: Reader, sink: Sink) -> Reading[str]:
     return (yield from reader.until(_BODY_END, sink.content))
 
 
-_REASONED = """start: (<|channel|> "analysis" <|message|> TEXT <|end|> <|start|> "assistant")? answer
-TEXT: /(.|\\n)*/
-"""
-"""The beginning of a grammar (llguidance's Lark): the model may reason first."""
-
-
-def harmony_answer(kind: str, text: str) -> str:
-    """A grammar whose final channel has this structure: `kind` is json_schema or regex."""
-    answer = f"%json {text}" if kind == "json_schema" else f"/{_SLASH.sub(_ESCAPED_SLASH, text)}/"
-    return f'{_REASONED}answer: <|channel|> "final" <|message|> structure\nstructure: {answer}\n'
-
-
 def harmony_calls(schemas: Mapping[str, str]) -> str:
     """A grammar of one call to one of these functions, by the schemas of their arguments (as JSON)."""
     rules = [
@@ -82,4 +69,4 @@ def harmony_calls(schemas: Mapping[str, str]) -> str:
         for number, (name, schema) in enumerate(schemas.items())
     ]
     names = " | ".join(f"call_{number}" for number in range(len(rules)))
-    return "\n".join([f"{_REASONED}answer: {names}", *rules])
+    return "\n".join([f"{ANALYSIS}answer: {names}", *rules])
