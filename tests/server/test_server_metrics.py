@@ -80,6 +80,16 @@ async def test_prefix_hits_are_counted(client: Client) -> None:
     assert after[name] - before[name] == 3 * 100 - 96
 
 
+async def test_words_of_clients_are_no_labels(client: Client) -> None:
+    before = len(await client.metrics())
+    for number in range(50):
+        async with client.session.request("REPORT", f"/nothing/{number}") as response:
+            assert response.status == 404
+    after = await client.metrics()
+    assert len(after) <= before + 20
+    assert after['http_requests_total{handler="none",method="other",status="4xx"}'] >= 50
+
+
 async def test_the_buckets_are_vllms(client: Client) -> None:
     _, text = await client.get("/metrics")
     bounds = [

@@ -29,6 +29,7 @@ ENGINE_COUNTERS = (
     "num_steps",
 )
 CACHE_HIT = "local_cache_hit"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 THROUGHPUT_WINDOW = 10.0
 """Seconds over which the average throughputs are taken."""
 
@@ -150,6 +151,7 @@ class Metrics(Collector):
         self._stats = stats
 
     def saw_http(self, handler: str, method: str, status: int, seconds: float) -> None:
+        method = method if method in METHODS else "other"  # a client may send any word
         self.http_requests[handler, method, f"{status // 100}xx"] += 1
         self.http_durations[handler, method].observe(seconds)
 

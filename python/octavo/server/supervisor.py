@@ -106,10 +106,14 @@ class Supervisor:
 
     async def quiet(self, ending: Ending) -> None:
         """Waits until no request runs."""
-        if ending == "abort":
-            for request in list(self.client.streams):
-                self.client.frontend.abort(request)
-        await self._until(lambda: not self.client.streams)
+
+        def none_runs() -> bool:
+            if ending == "abort":  # again and again: one that was let in before may be submitted only now
+                for request in list(self.client.streams):
+                    self.client.frontend.abort(request)
+            return not self.client.streams
+
+        await self._until(none_runs)
 
     async def _finish(self, name: str, change: Coroutine[Any, Any, None]) -> None:
         """Does it to its end, also when the client that asked for it has gone."""
