@@ -142,10 +142,13 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of a chat or of a completion."""
+    """The body of a chat, a completion, or of a route of pooling; it must have one of these fields."""
 
     messages: list[dict[str, Any]] | UnsetType = UNSET
     prompt: Any = UNSET
+    input: Any = UNSET
+    query: Any = UNSET
+    documents: Any = UNSET
 
 
 class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,5 @@
 """The table of every route, and the application that serves it. What an entry says: route.py."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -11,14 +10,12 @@ from octavo.server import fields, request_id
 from octavo.server.admin import ADMIN, ADMIN_ROUTES, Admin
 from octavo.server.anthropic.routes import MESSAGES_ROUTES
 from octavo.server.auth import require_key
-from octavo.server.body import read_object
 from octavo.server.chat import post_chat_completion
 from octavo.server.chat_batch import CHAT_BATCH_ROUTES
 from octavo.server.completions import post_completion
 from octavo.server.connections import CONNECTIONS, Connections
 from octavo.server.cors import Cors
 from octavo.server.documents import DOCUMENTS, Documents, get_docs, get_openapi
-from octavo.server.errors import ApiError
 from octavo.server.health import HEALTH, get_health
 from octavo.server.metrics import METRICS, get_metrics
 from octavo.server.middleware import catch_errors, observe
@@ -31,7 +28,6 @@ from octavo.server.protocol import (
     CompletionResponse,
     DetokenizeRequest,
     DetokenizeResponse,
-    Invocation,
     Load,
     ModelCard,
     ModelList,
@@ -41,7 +37,7 @@ from octavo.server.protocol import (
 )
 from octavo.server.responses.routes import RESPONSES_ROUTES
 from octavo.server.responses.store import STORE, Store
-from octavo.server.route import Access, Handler, Route, add_routes
+from octavo.server.route import Access, Route, add_routes
 from octavo.server.service import SERVICE, Service
 from octavo.server.supervisor import Supervisor
 from octavo.server.tokenize import post_detokenize, post_tokenize
@@ -57,21 +53,6 @@ async def get_load(request: web.Request) -> web.Response:
     """How many requests are in progress."""
     return json_answer(Load(request.app[CONNECTIONS].num_working))
 
-
-async def post_invocations(request: web.Request) -> web.StreamResponse:
-    """SageMaker's one route: a chat when the body has messages, a completion when it has a prompt."""
-    body = await read_object(request)  # which keeps it: the handler reads it again
-    for field, handler in INVOCATIONS.items():
-        if field in body:
-            return await handler(request)
-    raise ApiError(400, f"The body has none of {', '.join(INVOCATIONS)}.")
-
-
-INVOCATIONS: Mapping[str, Handler] = {
-    "messages": post_chat_completion,
-    "prompt": post_completion,
-}
-"""The field that tells a request's kind → its handler."""
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", get_health, access=Access.OPEN),
@@ -117,7 +98,6 @@ ROUTES: tuple[Route, ...] = (
         answer=DetokenizeResponse,
     ),
     *CHAT_BATCH_ROUTES,
-    Route("POST", "/invocations", post_invocations, request=Invocation, answer=dict[str, Any], events=True),
     *RESPONSES_ROUTES,
     *MESSAGES_ROUTES,
     *POOLING_ROUTES,

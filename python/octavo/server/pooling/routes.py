@@ -27,6 +27,7 @@ from octavo.server.pooling.protocol import (
     ScoreResponse,
 )
 from octavo.server.pooling.scoring import PAIRS_OF_NAMES, post_rerank, post_score
+from octavo.server.protocol import Invocation
 from octavo.server.route import Handler, Route
 from octavo.server.service import SERVICE, Service
 
@@ -82,5 +83,5 @@ POOLING_ROUTES = (
     Route("POST", "/rerank", post_rerank, **RERANK),
     Route("POST", "/v1/rerank", post_rerank, **RERANK),
     Route("POST", "/v2/rerank", post_rerank, **RERANK),
-    Route("POST", "/invocations", post_invocation),
+    Route("POST", "/invocations", post_invocation, request=Invocation, answer=dict[str, Any], events=True),
 )
