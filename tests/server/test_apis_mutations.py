@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from typing import Any
 
+import pytest
 from server_process import Client
 from test_server_mutations import OTHER_FIELDS, VALUES, mutated_bytes
 
@@ -100,4 +101,16 @@ async def test_mutated_bodies_are_answered_or_refused(client: Client) -> None:
 
     for path, _ in ROUTES:
         assert min(statuses[path, 200], statuses[path, 400]) > NUM_REQUESTS // 20, statuses
+    await client.still_serves()
+
+
+@pytest.mark.parametrize("depth", [200, 700, 100_000])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+async def test_nesting_is_answered_or_refused(client: Client, path: str, depth: int) -> None:
+    name = "input" if path == "/v1/responses" else "messages"
+    nested = "[" * depth + "]" * depth
+    body = '{"%s": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": {"a": %s}' % (name, nested)
+    body += ', "max_tokens": 4}' if name == "messages" else ', "max_output_tokens": 4}'
+    status, answer = await client.post(path, data=body)
+    assert status == (200 if depth == 200 else 400), answer
     await client.still_serves()

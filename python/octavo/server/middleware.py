@@ -46,6 +46,9 @@ async def catch_errors(request: web.Request, handler: Handler) -> web.StreamResp
         return of_aiohttp(request, error)
     except (asyncio.CancelledError, ConnectionResetError):
         raise
+    except RecursionError:
+        # Nothing here recurses but over what a client has nested.
+        return ApiError(400, "The body is nested too deeply.").response(shape)
     except Exception:
         logger.exception("%s %s failed", request.method, printable(request.path))
         return ApiError(500, "The server failed to answer this request; its log says why.").response(shape)

@@ -108,18 +108,23 @@ def tool_of_chat(tool: msgspec.Struct) -> dict[str, Any]:
 
 
 def choice_of_chat(choice: str | dict[str, Any]) -> str | dict[str, Any]:
-    """`{"type": "function", "name": …}` and `allowed_tools` in chat's form. Raises ApiError 400."""
+    """A function's name and `allowed_tools` in chat's form. Raises ApiError 400."""
     if isinstance(choice, str):
         return choice
     match choice:
-        case {"type": "function", "name": str(name), **rest} if not rest:
-            return {"type": "function", "function": {"name": name}}
+        case {"type": "function"}:
+            return function_of_chat(choice)
         case {"type": "allowed_tools", "mode": mode, "tools": list(tools), **rest} if not rest:
-            allowed = {
-                "mode": mode,
-                "tools": [choice_of_chat(tool) if isinstance(tool, dict) else tool for tool in tools],
-            }
-            return {"type": "allowed_tools", "allowed_tools": allowed}
+            return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [*map(function_of_chat, tools)]}}
     kind = choice.get("type")
     shown = printable(kind) if isinstance(kind, str) else "this"
     raise ApiError(400, f"tool_choice: must name a function or allowed_tools, not {shown}.", "tool_choice")
+
+
+def function_of_chat(choice: Any) -> dict[str, Any]:
+    match choice:
+        case {"type": "function", "name": str(name), **rest} if not rest:
+            return {"type": "function", "function": {"name": name}}
+    raise ApiError(
+        400, "tool_choice: a function is given by its type and its name, and by nothing else.", "tool_choice"
+    )
