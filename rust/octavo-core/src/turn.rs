@@ -2,13 +2,16 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use llguidance::TokenParser;
 use llguidance::api::StopReason;
 use llguidance::toktrie::SimpleVob;
+use llguidance::{CancellationHandle, Cancelled, TokenParser};
 
 const MAX_MESSAGE: usize = 600;
+/// Usual masks take less than a millisecond. A step of all requests waits for the slowest of its own.
+pub(crate) const MAX_MASK: Duration = Duration::from_millis(500);
 
 /// The lexer that all turns of a grammar share.
 #[derive(Default)]
@@ -22,7 +25,10 @@ pub(crate) struct Lexer {
 /// A grammar after some tokens.
 pub struct Turn {
     lexer: Arc<Lexer>,
+    /// Since when a thread works it out, and what stops it.
+    work: Mutex<Option<(Instant, CancellationHandle)>>,
     done: OnceLock<Done>,
+    news: Condvar,
 }
 
 struct Done {
@@ -33,7 +39,7 @@ struct Done {
 
 impl Turn {
     pub(crate) fn new(lexer: Arc<Lexer>) -> Self {
-        Turn { lexer, done: OnceLock::new() }
+        Turn { lexer, work: Mutex::default(), done: OnceLock::new(), news: Condvar::new() }
     }
 
     pub(crate) fn lexer(&self) -> &Arc<Lexer> {
@@ -41,9 +47,26 @@ impl Turn {
     }
 
     /// The tokens that may follow: token i where bit i % 32 of word i / 32 is set. An error is the end of the request.
-    /// Waits until a thread has worked it out.
+    /// Waits until a thread has worked it out; one that takes too long at it is stopped, for others wait as well.
     pub fn wait(&self) -> Result<&[u32], &str> {
-        self.done.wait().mask.as_deref().map_err(String::as_str)
+        self.wait_done().mask.as_deref().map_err(String::as_str)
+    }
+
+    fn wait_done(&self) -> &Done {
+        let mut work = self.work();
+        loop {
+            if let Some(done) = self.done.get() {
+                return done;
+            }
+            if let Some((_, stop)) = work.as_ref().filter(|(began, _)| began.elapsed() > MAX_MASK) {
+                stop.cancel();
+            }
+            work = self.news.wait_timeout(work, MAX_MASK / 4).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn work(&self) -> MutexGuard<'_, Option<(Instant, CancellationHandle)>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -56,19 +79,26 @@ impl std::fmt::Debug for Turn {
 impl Turn {
     /// The parser, to go on with: a copy while others may go on from here, too. `None` after an error.
     pub(crate) fn take_parser(self: &Arc<Self>) -> Option<TokenParser> {
-        let mut parser = self.done.wait().parser.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parser = self.wait_done().parser.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::strong_count(self) == 1 { parser.take() } else { parser.clone() }
     }
 
     /// Works it out, from the turn before `token`; the tokens in `banned` may not follow unless nothing else may.
     pub(crate) fn finish(&self, mut parser: TokenParser, token: Option<u32>, banned: &[u32]) {
+        if self.lexer.failed.load(Ordering::Relaxed) {
+            return self.fail("another request with this structure has failed".into());
+        }
+        *self.work() = Some((Instant::now(), parser.enable_cancellation()));
         let work = AssertUnwindSafe(|| mask_after(&mut parser, token));
         match llguidance::panic_utils::catch_unwind(work) {
             Ok(mut mask) => {
                 ban(&mut mask, banned);
                 self.lexer.num_bytes.store(parser.parser.lexer_stats().num_bytes, Ordering::Relaxed);
                 let mask = Ok(mask.as_slice().into());
-                let _first = self.done.set(Done { parser: Mutex::new(Some(parser)), mask });
+                self.set(Done { parser: Mutex::new(Some(parser)), mask });
+            }
+            Err(error) if error.is::<Cancelled>() => {
+                self.fail(format!("a step of the grammar takes more than {} milliseconds", MAX_MASK.as_millis()));
             }
             Err(error) => self.fail(message(&error)),
         }
@@ -76,7 +106,14 @@ impl Turn {
 
     pub(crate) fn fail(&self, message: String) {
         self.lexer.failed.store(true, Ordering::Relaxed);
-        let _first = self.done.set(Done { parser: Mutex::new(None), mask: Err(message) });
+        self.set(Done { parser: Mutex::new(None), mask: Err(message) });
+    }
+
+    fn set(&self, done: Done) {
+        // Under the lock, so that nobody begins to wait between the two.
+        let _work = self.work();
+        let _first = self.done.set(done);
+        self.news.notify_all();
     }
 }
 

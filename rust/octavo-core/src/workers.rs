@@ -16,7 +16,7 @@ use octavo_wire::{Structure, StructureKind};
 use crate::grammar::Compilation;
 use crate::nesting;
 use crate::queue::Inbox;
-use crate::turn::{Turn, message};
+use crate::turn::{MAX_MASK, Turn, message};
 
 const NUM_WORKERS: usize = 2;
 /// A grammar may be nested, and its compiler recurses. Only what is touched takes memory.
@@ -158,7 +158,11 @@ impl Workers {
         let mut parser = factory.create_parser(grammar).map_err(|error| message(&error))?;
         parser.start_without_prompt();
         let turn = Turn::new(compilation.lexer.clone());
+        let began = Instant::now();
         turn.finish(parser, None, &[]);
+        if began.elapsed() > MAX_MASK {
+            return Err(format!("a step of the grammar takes more than {} milliseconds", MAX_MASK.as_millis()));
+        }
         match turn.wait() {
             Ok(_) => Ok(Arc::new(turn)),
             Err(error) => Err(error.to_owned()),

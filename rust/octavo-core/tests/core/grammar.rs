@@ -113,6 +113,7 @@ fn choices_go_their_own_ways_and_survive_preemption() {
 fn what_cannot_be_enforced_is_refused_and_harms_nobody() {
     let deep = |open: &str, close: &str| format!("{}{}", open.repeat(60_000), close.repeat(60_000));
     let chain: String = (0..20_000).map(|rule| format!("r{rule}: r{}\n", rule + 1)).collect();
+    let slow: String = (0..8_000).map(|rule| format!("r{rule}: r{} \"a\" | \"b\"\n", rule + 1)).collect();
     let refused = [
         (StructureKind::Regex, "(".to_owned()),
         (StructureKind::Regex, deep("(", ")")),
@@ -122,6 +123,8 @@ fn what_cannot_be_enforced_is_refused_and_harms_nobody() {
         (StructureKind::Lark, format!("start: {} \"a\" {}", "(".repeat(60_000), ")".repeat(60_000))),
         (StructureKind::Lark, format!("start: r0\n{chain}")),
         (StructureKind::Lark, "start: <|unheard_of|>".into()),
+        // Its first step alone takes a second.
+        (StructureKind::Lark, format!("start: r0\n{slow}r8000: \"z\"\n")),
         (StructureKind::JsonSchema, "{".into()),
         (StructureKind::JsonSchema, deep("[", "]")),
         (StructureKind::JsonSchema, deep(r#"{"items":"#, "}")),
