@@ -108,9 +108,9 @@ async def test_mutated_bodies_are_answered_or_refused(client: Client) -> None:
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
 async def test_nesting_is_answered_or_refused(client: Client, path: str, depth: int) -> None:
     name = "input" if path == "/v1/responses" else "messages"
-    nested = "[" * depth + "]" * depth
-    body = '{"%s": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": {"a": %s}' % (name, nested)
-    body += ', "max_tokens": 4}' if name == "messages" else ', "max_output_tokens": 4}'
-    status, answer = await client.post(path, data=body)
+    limit = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+    body = {name: [{"role": "user", "content": "Hi"}], limit: 4, "chat_template_kwargs": {"a": "here"}}
+    text = json.dumps(body).replace('"here"', "[" * depth + "]" * depth)
+    status, answer = await client.post(path, data=text)
     assert status == (200 if depth == 200 else 400), answer
     await client.still_serves()

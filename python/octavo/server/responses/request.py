@@ -125,6 +125,4 @@ def function_of_chat(choice: Any) -> dict[str, Any]:
     match choice:
         case {"type": "function", "name": str(name), **rest} if not rest:
             return {"type": "function", "function": {"name": name}}
-    raise ApiError(
-        400, "tool_choice: a function is given by its type and its name, and by nothing else.", "tool_choice"
-    )
+    raise ApiError(400, "tool_choice: a function is given by its type and its name alone.", "tool_choice")
