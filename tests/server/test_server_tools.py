@@ -204,6 +204,36 @@ def test_a_structure_with_or_without_reasoning_before_it(tools_client: openai.Op
     assert answer["content"][:-1] in ("yes/", "no/")
 
 
+STRICT = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}, TOOLS[1]]
+
+
+def test_strict_functions_hold_where_the_model_decides(tools_client: openai.OpenAI) -> None:
+    """The bias makes it begin a call; without the grammar it would go on as it likes."""
+    answer = both(tools_client, tools=STRICT, max_tokens=8)
+    assert answer["content"]
+    bias = {str(token): 12.0 for token in token_ids(tools_client, "<tool_call>")}
+    answer = both(tools_client, tools=STRICT, logit_bias=bias)
+    for name, arguments in answer["calls"]:
+        if name == "get_weather" and answer["finish"] != "length":
+            check_weather(arguments)
+    assert answer["calls"] or answer["content"]
+
+
+def token_ids(client: openai.OpenAI, text: str) -> list[int]:
+    answer: Any = client.post("/../tokenize", body={"prompt": text}, cast_to=object)
+    return list(answer["tokens"])
+
+
+def test_a_call_or_an_answer_with_a_structure(tools_client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
+    format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    answer = both(tools_client, tools=TOOLS, response_format=format, logit_bias={"107": -100.0})
+    if answer["calls"]:
+        assert answer["content"] == ""
+    elif answer["finish"] == "stop":
+        assert json.loads(answer["content"]) == {"a": 1}
+
+
 def test_what_is_refused(tools_client: openai.OpenAI) -> None:
     bad = {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}
     with pytest.raises(openai.BadRequestError, match="pattern"):

@@ -12,7 +12,7 @@ import msgspec
 from octavo._core import Accepted, Delta
 from octavo.server.answer import Answer
 from octavo.server.engine_client import Stream
-from octavo.server.formats import ChoiceParser
+from octavo.server.formats import ChoiceParser, Held
 from octavo.server.messages import render
 from octavo.server.parts import Content, OutputParser, Part, PlainText, Reasoning, ToolCallArguments, ToolCallStart
 from octavo.server.protocol import ChatRequest
@@ -174,12 +174,12 @@ def resolve(service: Service, chat: ChatRequest, choice: ToolChoice, prompt: str
     """The request's sampling, with the grammar that makes the answer a call, or gives it the structure asked for."""
     formats = service.formats
     budget = formats.thinking_budget(chat.thinking_token_budget, prompt)
-    forced = formats.forced_structure(choice)
-    held = structure_of(chat) if forced is None else ("tools", forced)
     chat = msgspec.structs.replace(chat, thinking_token_budget=budget)
+    asked = structure_of(chat)
+    held = formats.structure(choice, None if asked is None else Held(*asked))
     if held is not None:
-        structure, end = formats.placed(held[1], held[0], prompt, with_budget=budget is not None)
-        return service.sampling.chat(chat, structure=structure, structure_field=held[0], reasoning_end=end)
+        structure, end = formats.placed(held, prompt, with_budget=budget is not None)
+        return service.sampling.chat(chat, structure=structure, structure_field=held.field, reasoning_end=end)
     end = () if budget is None else formats.end_of_reasoning("thinking_token_budget")
     return service.sampling.chat(chat, reasoning_end=end)
 

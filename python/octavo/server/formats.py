@@ -18,7 +18,8 @@ from octavo.server.reasoning.styles import STYLES, ReasoningStyle, style_of_temp
 from octavo.server.reasoning.thinking import Thinking
 from octavo.server.tools.choice import ToolChoice, arguments_schema, needs_flags
 from octavo.server.tools.forced import named_call, required_calls
-from octavo.server.tools.harmony import harmony, harmony_calls
+from octavo.server.tools.grammar import calls_or_answer, channel_calls_or_answer
+from octavo.server.tools.harmony import harmony
 from octavo.server.tools.registry import HARMONY, PARSERS, ToolParser, parser_of_template
 from octavo.server.tools.schema_types import ParameterTypes
 from octavo.structured import Structure
@@ -49,6 +50,16 @@ class ChoiceParser:
 
 
 @dataclass(frozen=True)
+class Held:
+    """What an output has to match, and the field of the request that says so."""
+
+    field: str
+    structure: Structure
+    complete: bool = False
+    """It is in the model's own format already, channels included."""
+
+
+@dataclass(frozen=True)
 class OutputFormats:
     tools: ToolParser | None = None
     """What reads calls that the model makes on its own; None: it has no format that is known."""
@@ -59,6 +70,10 @@ class OutputFormats:
     """The token that ends the reasoning, where a single one does."""
     special_tokens: Markers | None = None
     """Special tokens, which have to be in the text for the parsers, and are not shown; None: parsers need none."""
+    marks_calls: bool = False
+    """Whether a special token begins a call."""
+    marks_reasoning: bool = False
+    """Whether special tokens stand around the reasoning."""
 
     @property
     def harmony(self) -> bool:
@@ -98,27 +113,46 @@ class OutputFormats:
             return GrammarParser(self.tools.grammar(ParameterTypes(choice.schemas)), sink)
         return PlainText()
 
-    def forced_structure(self, choice: ToolChoice) -> Structure | None:
-        """The grammar of an answer that has to be calls; None where it need not be."""
-        if self.harmony and choice.mode in ("named", "required"):
-            return Structure(
-                "lark", harmony_calls({t.name: schema_text(arguments_schema(t)) for t in choice.callable()})
-            )
-        schema = choice.forced_schema()
-        return None if schema is None else Structure("json_schema", schema_text(schema))
+    def structure(self, choice: ToolChoice, held: Held | None) -> Held | None:
+        """What the output has to match: calls that are forced, the structure `held`, or what allows both.
 
-    def placed(
-        self, structure: Structure, field: str, prompt: str, *, with_budget: bool
-    ) -> tuple[Structure, tuple[int, ...]]:
+        As with OpenAI, `response_format` is for an answer that is no call; vLLM's own fields are for the whole output.
+        Of a format that has no grammar, `held` forbids calls, and a function's `strict` is left to the model.
+        """
+        if choice.mode in ("named", "required"):
+            return Held("tools", self._forced(choice), complete=True)
+        strict = any(tool.strict for tool in choice.callable())
+        if choice.mode != "auto" or (not strict if held is None else held.field != "response_format"):
+            return held
+        schemas = {tool.name: schema_text(arguments_schema(tool)) for tool in choice.callable()}
+        answer = None if held is None else held.structure
+        both = None
+        if self.harmony:
+            both = None if answer is None else channel_calls_or_answer(schemas, answer)
+        elif self.tools is not None and self.tools.form is not None:
+            both = calls_or_answer(self.tools.form, schemas, answer, special_tokens=self.marks_calls)
+        return held if both is None else Held("tools" if held is None else held.field, both, complete=True)
+
+    def _forced(self, choice: ToolChoice) -> Structure:
+        schema = choice.forced_schema()
+        if self.harmony or schema is None:
+            schemas = {tool.name: schema_text(arguments_schema(tool)) for tool in choice.callable()}
+            calls = channel_calls_or_answer(schemas, None)
+            assert calls is not None  # noqa: S101  only an answer can be no rule
+            return calls
+        return Structure("json_schema", schema_text(schema))
+
+    def placed(self, held: Held, prompt: str, *, with_budget: bool) -> tuple[Structure, tuple[int, ...]]:
         """The structure and the tokens behind which it holds; none: from the first token, reasoning being part of it.
 
-        `field` asks for it. Raises ApiError 400 where it would hold from no token that is known.
+        Raises ApiError 400 where it would hold from no token that is known.
         """
+        structure, field = held.structure, held.field
         style = self.reasoning
         if self.harmony:
-            inside = structure if field == "tools" else in_channel(structure)
+            inside = structure if held.complete else in_channel(structure)
             if inside is None:
-                raise ApiError(400, f"{field}: a grammar cannot be combined with this model's channels yet.", field)
+                raise ApiError(400, f"{field}: this grammar cannot be combined with the model's channels.", field)
             return inside, ()
         opened = False if style is None else style.opened_by(prompt)
         if style is None or opened is False:
@@ -126,7 +160,7 @@ class OutputFormats:
         if opened is None and not self.reasoning_end:
             return structure, ()  # what has no token for reasoning has not learned to reason
         if opened is None and not with_budget:
-            grammar = behind_reasoning(style, structure, special_tokens=self.special_tokens is not None)
+            grammar = behind_reasoning(style, structure, special_tokens=self.marks_reasoning)
             if grammar is not None:
                 return grammar, ()
         return structure, self.end_of_reasoning(field)
@@ -180,6 +214,8 @@ def choose_formats(config: ServerConfig, template: str | None, tokenizer: Tokeni
         reasoning=style,
         reasoning_end=_single_tokens(tokenizer, () if style is None else style.ends),
         special_tokens=_special_tokens(tokenizer, tools, style),
+        marks_calls=tools is not None and tools.form is not None and _has_special(tokenizer, tools.form.open),
+        marks_reasoning=style is not None and any(_has_special(tokenizer, text) for text in style.ends),
     )
 
 
@@ -196,7 +232,7 @@ def _special_tokens(
     if tokenizer is None:
         return None
     wanted = [*(tools.markers if tools is not None else ()), *((*style.starts, *style.ends) if style else ())]
-    if not any(_is_special(tokenizer, tokenizer.token_id(text)) for text in wanted):
+    if not any(_has_special(tokenizer, text) for text in wanted):
         return None
     special = []
     for token in range(tokenizer.vocab_size):
@@ -205,6 +241,10 @@ def _special_tokens(
         if text and text[0] in "<[" and text[-1] in ">]" and len(text) > 2 and _is_special(tokenizer, token):
             special.append(text)
     return Markers([text for text in special if not any(text.startswith(other) for other in special if other != text)])
+
+
+def _has_special(tokenizer: Tokenizer | None, text: str) -> bool:
+    return tokenizer is not None and _is_special(tokenizer, tokenizer.token_id(text))
 
 
 def _is_special(tokenizer: Tokenizer, token: int | None) -> bool:

@@ -30,6 +30,8 @@ class Tool:
     """As a chat template shows it: {"type": "function", "function": {…}}."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """A JSON schema; {} when the function takes no arguments."""
+    strict: bool = False
+    """Calls have to match the schema."""
 
 
 def check_tools(tools: Sequence[dict[str, Any]]) -> list[Tool]:
@@ -86,14 +88,15 @@ def _check_function(where: str, function: dict[str, Any]) -> Tool:
     parameters = function.get("parameters")
     shown = {key: value for key, value in function.items() if value is not None and key != "strict"}
     definition = {"type": "function", "function": {**shown, "parameters": parameters or NO_PARAMETERS}}
+    strict = function.get("strict") is True
     if parameters is None:
-        return Tool(name, definition)
+        return Tool(name, definition, strict=strict)
     if not isinstance(parameters, dict):
         raise refused(f"{where}.parameters", "must be an object, a JSON schema")
     if parameters.get("type", "object") != "object":
         raise refused(f"{where}.parameters.type", 'must be "object": arguments are an object')
     check_schema(f"{where}.parameters", parameters)
-    return Tool(name, definition, parameters)
+    return Tool(name, definition, parameters, strict)
 
 
 def _check_keys(where: str, value: dict[str, Any], known: frozenset[str]) -> None:

@@ -4,14 +4,11 @@ analysis is reasoning, final is content, and so is what commentary says to nobod
 call. (https://cookbook.openai.com/articles/openai-harmony)
 """
 
-import json
 import re
-from collections.abc import Mapping
 
 from octavo.server.markup.json_text import pass_container
 from octavo.server.markup.reader import Malformed, Reader, Reading, markers
 from octavo.server.markup.sink import Sink
-from octavo.server.reasoning.grammar import ANALYSIS
 
 MARKERS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>")
 _HEADER_END = markers("<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>")
@@ -59,14 +56,3 @@ def _arguments(reader: Reader, sink: Sink) -> Reading[str]:
     else:
         sink.arguments("{}")
     return (yield from reader.until(_BODY_END, sink.content))
-
-
-def harmony_calls(schemas: Mapping[str, str]) -> str:
-    """A grammar of one call to one of these functions, by the schemas of their arguments (as JSON)."""
-    rules = [
-        f'call_{number}: <|channel|> {json.dumps(f"commentary to=functions.{name} ")} <|constrain|> "json" <|message|> '
-        f"arguments_{number}\narguments_{number}: %json {schema}"
-        for number, (name, schema) in enumerate(schemas.items())
-    ]
-    names = " | ".join(f"call_{number}" for number in range(len(rules)))
-    return "\n".join([f"{ANALYSIS}answer: {names}", *rules])

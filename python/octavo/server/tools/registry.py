@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from octavo.server.markup.sink import Grammar, MakeId, kimi_call_id, mistral_call_id, new_call_id
-from octavo.server.tools import harmony, marked, pythonic, xml_calls
+from octavo.server.tools import grammar, harmony, marked, pythonic, xml_calls
+from octavo.server.tools.grammar import CallForm
 from octavo.server.tools.marked import Format
 from octavo.server.tools.schema_types import ParameterTypes
 
@@ -15,18 +16,20 @@ class ToolParser:
     markers: tuple[str, ...]
     """What has to be in the text, even where a tokenizer calls it a special token."""
     make_id: MakeId = new_call_id
+    form: CallForm | None = None
+    """How a grammar writes a call; None: this format is only read."""
 
 
-def _of(format: Format, make_id: MakeId = new_call_id) -> ToolParser:
-    return ToolParser(lambda _types: format.grammar, format.markers, make_id)
+def _of(format: Format, form: CallForm | None = None) -> ToolParser:
+    return ToolParser(lambda _types: format.grammar, format.markers, form=form)
 
 
 def _xml(tags: xml_calls.Tags) -> ToolParser:
     return ToolParser(lambda types: xml_calls.xml_grammar(tags, types), (*tags.frame, *tags.function, *tags.parameter))
 
 
-_HERMES = _of(marked.HERMES)
-_LLAMA3 = _of(marked.LLAMA3)
+_HERMES = _of(marked.HERMES, grammar.HERMES)
+_LLAMA3 = _of(marked.LLAMA3, grammar.LLAMA3)
 _PYTHONIC = _of(pythonic.PYTHONIC)
 _QWEN3_XML = _xml(xml_calls.QWEN3)
 _DEEPSEEK = ToolParser(lambda _types: marked.DEEPSEEK_V3.grammar, (*marked.DEEPSEEK_V3.markers, "<｜tool▁sep｜>"))
@@ -55,7 +58,7 @@ PARSERS: dict[str, ToolParser] = {
     "llama3_json": _LLAMA3,
     "llama4_json": _LLAMA3,
     "llama4_pythonic": _PYTHONIC,
-    "longcat": _of(marked.LONGCAT),
+    "longcat": _of(marked.LONGCAT, grammar.LONGCAT),
     "mimo": _QWEN3_XML,
     "minimax_m2": _xml(xml_calls.MINIMAX_M2),
     "mistral": ToolParser(
