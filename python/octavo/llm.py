@@ -52,9 +52,10 @@ class LLM(PoolingMethods):
 
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompts: Prompt | Sequence[Prompt] | None = None,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
         use_tqdm: Progress = True,
         lora_request: None = None,
         priority: Sequence[int] | None = None,
@@ -64,9 +65,13 @@ class LLM(PoolingMethods):
 
         `sampling_params` is one for all, or one for each prompt; None takes the model's defaults. ValueError for a
         prompt or a parameter that cannot be served: nothing of the call runs on then, and the next call may follow.
+        `prompt_token_ids` is how older scripts give prompts as ids.
         """
         special = _tokenization(lora_request, tokenization_kwargs)
-        inputs = parse_prompts(prompts)
+        given = [each for each in (prompts, prompt_token_ids) if each is not None]
+        if len(given) != 1:
+            raise ValueError("prompts: give either prompts or prompt_token_ids")
+        inputs = parse_prompts(given[0])
         return self._generate(lambda: self._submit(inputs, sampling_params, priority, special), use_tqdm)
 
     def chat(

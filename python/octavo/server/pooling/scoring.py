@@ -36,8 +36,7 @@ PAIRS_OF_NAMES = (("text_1", "text_2"), ("queries", "documents"), ("data_1", "da
 async def post_score(request: web.Request) -> web.Response:
     """How well each pair of texts goes together: one text with several, or each with the one of its number."""
     asked = convert(SCORE.check(await read_object(request)), ScoreRequest)
-    (name, first), (other, second) = sides_of(asked)
-    pool, scores = await score(request, asked, (name, first), (other, second), "score")
+    pool, scores = await score(request, asked, *sides_of(asked), "score")
     data = [Score(index, value) for index, value in enumerate(scores)]
     return json_answer(ScoreResponse(pool.id, pool.created, pool.model, data, pool.usage))
 
