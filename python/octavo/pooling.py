@@ -18,16 +18,6 @@ Endianness = Literal["native", "little", "big"]
 
 ANY_TASK: tuple[PoolingTask, ...] = ("reward", "token_embed", "token_classify", "classify", "embed", "score")
 """For who names none: the first of these that the model has."""
-GENERATES = "this model generates text: serve one that is made for it, or add --runner pooling --convert"
-CONVERT = {
-    "embed": "embed",
-    "token_embed": "embed",
-    "classify": "classify",
-    "token_classify": "classify",
-    "score": "classify",
-    "reward": "reward",
-}
-"""Task → what --convert makes of a model that generates."""
 
 
 @dataclass
@@ -100,7 +90,9 @@ class PoolingModel:
                 return task
         wanted = " or ".join(tasks)
         if not self.tasks:
-            raise ValueError(f"{GENERATES} {CONVERT[tasks[0]]}; for {wanted} it has to pool")
+            embeds = not {"embed", "token_embed"}.isdisjoint(tasks)
+            how = "add --runner pooling --convert embed" if embeds else "serve one that has a classifier"
+            raise ValueError(f"this model generates text; for {wanted} {how}")
         raise ValueError(f"this model does {', '.join(sorted(self.tasks))}, not {wanted}")
 
     def check_dimensions(self, dimensions: int | None) -> None:

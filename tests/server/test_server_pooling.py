@@ -12,7 +12,7 @@ from server_process import Client
         ("/v1/embeddings", {"input": "cat"}, "--convert embed"),
         ("/v2/embed", {"texts": ["cat"]}, "--convert embed"),
         ("/pooling", {"input": "cat"}, "--runner pooling"),
-        ("/classify", {"input": "cat"}, "--convert classify"),
+        ("/classify", {"input": "cat"}, "classifier"),
         ("/score", {"text_1": "a", "text_2": "b"}, "--convert"),
         ("/rerank", {"query": "a", "documents": ["b"]}, "--convert"),
     ],
