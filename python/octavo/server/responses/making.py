@@ -106,6 +106,7 @@ class Making:
         return self._told()
 
     def fail(self, message: str) -> None:
+        self._output.finish(cut=True)
         self.response = msgspec.structs.replace(
             self.response, status="failed", error=ResponseError(message), output=self._output.items
         )
