@@ -103,7 +103,10 @@ impl Simulator {
             let penalties = (row.presence_penalty, row.frequency_penalty, row.repetition_penalty);
             assert_eq!((presence[index], frequency[index], repetition[index]), penalties);
             assert_eq!(num_logprobs[index] as i32, row.num_logprobs.map_or(-1, |count| count as i32));
-            let is_hosts = !row.banned.is_empty() || !row.logit_bias.is_empty() || row.num_logprobs > Some(32);
+            let is_hosts = !row.mask.is_all()
+                || !row.banned.is_empty()
+                || !row.logit_bias.is_empty()
+                || row.num_logprobs > Some(32);
             if is_hosts || !has_penalties(&row) {
                 assert_eq!(host_sample[index], i64::from(is_hosts));
             } else if host_sample[index] != 0 {

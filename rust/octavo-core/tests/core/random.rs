@@ -4,10 +4,11 @@
 use std::cell::Cell;
 
 use octavo_core::{DeviceWork, EngineConfig, Policy};
-use octavo_wire::{Command, FailReason, Submission};
+use octavo_wire::{Command, FailReason, Structure, StructureKind, Submission};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
+use crate::grammar::{finish, vocabulary};
 use crate::simulator::{Simulator, config, submission};
 
 pub const WORK: DeviceWork =
@@ -38,6 +39,7 @@ struct Ask {
     logprobs: Option<u32>,
     penalty: f32,
     ends: bool,
+    structured: bool,
 }
 
 impl Ask {
@@ -55,6 +57,8 @@ impl Ask {
         sampling.frequency_penalty = self.penalty;
         sampling.ignore_eos = !self.ends;
         sampling.stop_token_ids = if self.ends { vec![5, 17] } else { vec![] };
+        let structure = Structure { kind: StructureKind::Regex, text: "[a-z0-9]{2,9}".into() };
+        sampling.structure = self.structured.then_some(structure);
         submission
     }
 }
@@ -92,8 +96,14 @@ fn ask() -> impl Strategy<Value = Ask> {
     let lengths = (0_u32..3, 0_usize..40, 1_usize..20, 1_u32..20, 0_u32..4);
     let rest = (prop::sample::select(vec![1_u32, 1, 1, 2, 3, 5]), -1_i32..2, prop::bool::weighted(0.1));
     let (logprobs, penalty) = (prop::option::weighted(0.2, 0_u32..4), prop::sample::select(vec![0.0_f32, 0.5]));
-    (lengths, rest, (logprobs, penalty), any::<bool>()).prop_map(
-        |((family, common, own, max_tokens, min_tokens), (n, priority, salted), (logprobs, penalty), ends)| Ask {
+    (lengths, rest, (logprobs, penalty), any::<bool>(), prop::bool::weighted(0.1)).prop_map(
+        |(
+            (family, common, own, max_tokens, min_tokens),
+            (n, priority, salted),
+            (logprobs, penalty),
+            ends,
+            structured,
+        )| Ask {
             family,
             common,
             own,
@@ -105,6 +115,7 @@ fn ask() -> impl Strategy<Value = Ask> {
             logprobs,
             penalty,
             ends,
+            structured,
         },
     )
 }
@@ -125,6 +136,7 @@ fn event() -> impl Strategy<Value = Event> {
 fn live(limits: EngineConfig, bits: u32, events: &[Event]) -> usize {
     let mut num_ahead = 0;
     let mut simulator = Simulator::with_hash_bits(limits.clone(), bits);
+    simulator.engine.set_vocabulary(Box::new(vocabulary));
     let mut num_requests = 0;
     for event in events {
         match event {
@@ -151,8 +163,7 @@ fn live(limits: EngineConfig, bits: u32, events: &[Event]) -> usize {
         }
         simulator.check();
     }
-    simulator.finish();
-    simulator.check();
+    finish(&mut simulator);
     for (request, client) in &simulator.clients {
         assert!(client.is_done(), "request {request} has no end: {client:?} {:?}", simulator.engine.stats());
         let refused = matches!(client.failed, None | Some(FailReason::QueueFull | FailReason::Internal));
