@@ -141,6 +141,8 @@ async def test_what_answers_carry(changed: Client) -> None:
     *_, last = events_of(await text_of(changed, {**body, "stream": True, "return_tokens_as_token_ids": False}))
     assert last["usage"]["completion_tokens"] == 8
     assert last["metrics"]["generation_time_ms"] > 0
+    _, response = await changed.post("/v1/responses", {"input": "Hello", "max_output_tokens": 4})
+    assert set(response["metrics"]) == set(metrics)
 
 
 async def text_of(client: Client, body: dict[str, object]) -> str:

@@ -145,6 +145,7 @@ class Making:
             completed_at=None if cut else int(time.time()),
             output=self._output.items,
             usage=usage_of(self.answer.usage()),
+            metrics=self.answer.metrics(),
         )
         self._done(self.response)
         end(self._events, self.response)

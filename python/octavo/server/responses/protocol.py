@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from octavo.server.protocol import INT32, ChatLogprob, Int32, Int64, RequestId
+from octavo.server.protocol import INT32, ChatLogprob, Int32, Int64, RequestId, RequestMetrics
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -214,6 +214,7 @@ class Response(msgspec.Struct, kw_only=True):
     status: Status = "in_progress"
     output: list[Item] = []
     usage: ResponseUsage | None = None
+    metrics: RequestMetrics | UnsetType = UNSET
     error: ResponseError | None = None
     incomplete_details: IncompleteDetails | None = None
     completed_at: int | None = None
