@@ -173,7 +173,7 @@ async def test_parameters_are_checked(admin: Client, path: str, param: str) -> N
 
 
 async def test_a_stuck_engine_is_put_to_sleep_all_the_same() -> None:
-    with ServerProcess(server={**OPTIONS, "stall_timeout": 0.5}) as server:
+    with ServerProcess(server={**OPTIONS, "stall_timeout": 2.0}) as server:
         engine = server.engine_pid
         async with admin_client(server) as session:
             client = Client(session)

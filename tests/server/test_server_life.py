@@ -186,7 +186,7 @@ async def test_an_engine_that_keeps_dying_ends_the_server() -> None:
 
 
 async def test_a_stuck_engine_is_not_healthy_and_is_replaced() -> None:
-    with ServerProcess(server={"stall_timeout": 0.5}) as server:
+    with ServerProcess(server={"stall_timeout": 2.0}) as server:
         engine = server.engine_pid
         async with connect(server.url) as session:
             client = Client(session)
@@ -207,7 +207,7 @@ async def test_a_stuck_engine_is_not_healthy_and_is_replaced() -> None:
 
 
 async def test_an_idle_engine_that_is_stuck_is_replaced() -> None:
-    with ServerProcess(server={"stall_timeout": 0.5}) as server:
+    with ServerProcess(server={"stall_timeout": 2.0}) as server:
         engine = server.engine_pid
         async with connect(server.url) as session:
             client = Client(session)
@@ -221,7 +221,7 @@ async def test_an_idle_engine_that_is_stuck_is_replaced() -> None:
 
 
 async def test_a_server_that_was_stopped_blames_no_engine() -> None:
-    with ServerProcess(server={"stall_timeout": 0.5}) as server:
+    with ServerProcess(server={"stall_timeout": 2.0}) as server:
         engine = server.engine_pid
         async with connect(server.url) as session:
             client = Client(session)
@@ -240,11 +240,11 @@ async def test_a_server_that_was_stopped_blames_no_engine() -> None:
 
 async def test_an_engine_that_was_idle_for_long_is_not_stuck() -> None:
     """It reports once a second that it is there."""
-    with ServerProcess({"null_step_seconds": 0.05}, {"stall_timeout": 1.2}) as server:
+    with ServerProcess({"null_step_seconds": 0.05}, {"stall_timeout": 2.0}) as server:
         engine = server.engine_pid
         async with connect(server.url) as session:
             client = Client(session)
-            idle_until = asyncio.get_running_loop().time() + 1.5
+            idle_until = asyncio.get_running_loop().time() + 2.5
 
             async def idle() -> bool:
                 return asyncio.get_running_loop().time() > idle_until
