@@ -28,6 +28,8 @@ OPTIONS: dict[str, Flag | Known] = {
     if not (isinstance(flag, Flag) and flag.target.startswith("server."))
 }
 """By Python name. A flag of vLLM's server that octavo only knows is here too; nothing tells it from the engine's."""
+HEEDED = frozenset({"disable_log_stats"})
+"""Flags without an effect on a server that have one here: `LLMEngine` keeps metrics, or does not."""
 
 
 def _field(flag: Flag | Known) -> Any:
@@ -82,7 +84,7 @@ class EngineArgs(_Options):
         values = {}
         for name, flag in OPTIONS.items():
             value = getattr(self, name)
-            if value is None or value == flag.default:
+            if value is None or value == flag.default or name in HEEDED:
                 continue
             try:
                 # torch's own types (torch.float16) say their name.

@@ -164,6 +164,13 @@ def test_options_that_are_wrong_are_named(options: dict[str, Any], error: type[E
         EngineArgs(**{"model": "m", **options}).create_engine_config()
 
 
+def test_only_what_has_no_effect_is_noted(caplog: pytest.LogCaptureFixture) -> None:
+    EngineArgs("m", disable_log_stats=True, swap_space=4, enable_sleep_mode=True).create_engine_config()
+    assert caplog.messages == []
+    EngineArgs("m", swap_space=8).create_engine_config()
+    assert caplog.messages == ["swap_space has no effect in octavo"]
+
+
 def test_the_registry_lists_and_takes_architectures() -> None:
     from octavo.models.llama import llama
     from octavo.models.registry import FAMILIES
