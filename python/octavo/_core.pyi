@@ -536,7 +536,8 @@ class CpuKernels:
         logits f32[num_samples, vocab_size], overwritten. With samples i32[n] only the samples of these indices, with
         logits f32[n, vocab_size]; the other places of the columns stay. Allowed tokens, bad words, bias, penalties,
         temperature, top-k, top-p, min-p; seeds make a request's choice independent of the batch. Log-probabilities are
-        those of the raw logits. A sample that no token is possible for becomes -1. ValueError for an index that is no sample. Releases the GIL.
+        those of the raw logits. A sample that no token is possible for becomes -1. ValueError for an index that is no
+        sample. Releases the GIL.
         """
 
 @final
