@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -181,6 +182,40 @@ async def test_what_cannot_be_enforced_is_a_400_and_changes_no_neighbour(model_c
     # A good one after bad ones.
     texts = await answers(model_client, {"guided_choice": ["x"], "n": 1}, chat=False, stream=False)
     assert texts == [("x", "stop")]
+
+
+SUITE = Path(__file__).parents[1] / "structured" / "json_schema_suite.jsonl"
+
+
+async def check_suite(client: Client, step: int) -> None:
+    """Each `step`-th schema of the JSON Schema Test Suite: an answer that it allows, or a 400."""
+    groups = [json.loads(line) for line in SUITE.read_text().splitlines()][::step]
+
+    async def ask(group: Any) -> str:
+        body = {"prompt": "JSON: ", "max_tokens": 40, "temperature": 1.0, "seed": 1, "guided_json": group["schema"]}
+        status, answer = await client.post("/v1/completions", body)
+        if status == 400:
+            assert answer["error"]["param"] == "guided_json"
+            return "refused"
+        assert status == 200, answer
+        (choice,) = answer["choices"]
+        if choice["finish_reason"] == "stop":
+            jsonschema.Draft202012Validator(group["schema"]).validate(json.loads(choice["text"]))
+        return str(choice["finish_reason"])
+
+    reasons = await asyncio.gather(*map(ask, groups))
+    # Where a schema allows anything, small models seldom come to an end.
+    assert reasons.count("stop") > len(groups) / 25
+    assert reasons.count("refused") > len(groups) / 4
+
+
+async def test_schemas_of_the_suite(model_client: Client) -> None:
+    await check_suite(model_client, 12)
+
+
+@pytest.mark.sweep
+async def test_all_schemas_of_the_suite(model_client: Client) -> None:
+    await check_suite(model_client, 1)
 
 
 async def test_contradictions_name_both(model_client: Client) -> None:
