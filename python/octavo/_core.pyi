@@ -21,9 +21,11 @@ __all__ = [
     "Failed",
     "Frontend",
     "NativeDecoder",
+    "NativeEncoder",
     "PagedKvCache",
     "Plan",
     "Pooled",
+    "PoolerOptions",
     "Pooling",
     "PoolingLimits",
     "Sampling",
@@ -600,6 +602,71 @@ class PagedKvCache:
         """
 
 @final
+class PoolerOptions:
+    """How a model pools hidden states."""
+
+    def __new__(
+        cls,
+        *,
+        kind: Literal["first", "last", "mean", "max"],
+        normalize: bool,
+        dense: bool = False,
+        num_labels: int = 0,
+        activation: Literal["identity", "sigmoid", "softmax"] = "softmax",
+    ) -> Self:
+        """kind: which tokens make the vector of a sequence. normalize: to length 1, unless a request says otherwise.
+
+        num_labels: numbers of a classifier, the parameter "classifier"; with `dense` a product, "pooler", and a tanh
+        before it; activation: what its numbers go through, unless a request says otherwise. ValueError for other words.
+        """
+
+@final
+class NativeEncoder:
+    """A whole bidirectional encoder on the CPU kernels. Parameters are loaded by name; then `finish`, and steps.
+
+    The names are those of `octavo.models.pooled_layout`. A sequence's numbers depend on that sequence alone.
+    """
+
+    def __new__(
+        cls,
+        kernels: CpuKernels,
+        *,
+        vocab_size: int,
+        hidden_size: int,
+        num_layers: int,
+        num_heads: int,
+        intermediate_size: int,
+        max_positions: int,
+        num_types: int,
+        norm_eps: float,
+        pooler: PoolerOptions,
+        max_num_tokens: int,
+    ) -> Self:
+        """num_types 0: there is no table of token types. ValueError for sizes that contradict."""
+    @staticmethod
+    def workspace_bytes(*, hidden_size: int, intermediate_size: int, max_num_tokens: int) -> int:
+        """Bytes of a step's rows, at most."""
+    def load_matrix(self, name: str, parts: Sequence[tuple[Any, int, str, int]], format: str | None = None) -> None:
+        """As `NativeDecoder.load_matrix`. Releases the GIL."""
+    def load_vector(self, name: str, values: Any) -> None:
+        """Keeps norm weights or a bias, f32. ValueError as `load_matrix`."""
+    def finish(self) -> None:
+        """Ends the loading. ValueError names a parameter that is missing."""
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of all parameters; 0 before `finish`."""
+    def forward(self, input_ids: Any, positions: Any, types: Any, query_start: Any, hidden: Any) -> None:
+        """Sequence i has the tokens query_start[i] to query_start[i + 1]: input_ids, positions, types i32[T].
+
+        hidden f32[T, hidden_size] are written. Releases the GIL.
+        """
+    def step(self, engine: Engine, epoch: int) -> None:
+        """Runs a planned step, whose prompts are whole, and pools them.
+
+        ValueError for a stale epoch and for columns out of range. Releases the GIL.
+        """
+
+@final
 class NativeDecoder:
     """A whole decoder on the CPU kernels: the native executor. Parameters are loaded by name; then `finish`, and steps.
 
@@ -625,8 +692,12 @@ class NativeDecoder:
         max_num_tokens: int,
         max_num_seqs: int,
         cos_sin: Any,
+        pooler: PoolerOptions | None = None,
     ) -> Self:
-        """cos_sin f32[max_position, rotary_dim] as in `CpuKernels.rope`. ValueError for sizes that contradict."""
+        """cos_sin f32[max_position, rotary_dim] as in `CpuKernels.rope`. ValueError for sizes that contradict.
+
+        With a pooler there are no logits: `step` pools the prompts that end with it.
+        """
     @staticmethod
     def packed_bytes(rows: int, columns: int, format: str) -> int:
         """Bytes that a matrix takes in `format`. ValueError for an unknown one."""
@@ -641,6 +712,7 @@ class NativeDecoder:
         intermediate_size: int,
         max_num_tokens: int,
         max_num_seqs: int,
+        pools: bool = False,
     ) -> int:
         """Bytes of a step's rows and logits, at most; the rotary table is not in it."""
     def load_matrix(self, name: str, parts: Sequence[tuple[Any, int, str, int]], format: str | None = None) -> None:

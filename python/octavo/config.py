@@ -21,6 +21,9 @@ LATER_QUANTIZATIONS = (
 )
 LATER_LOAD_FORMATS = ("pt", "npcache", "bitsandbytes", "sharded_state", "tensorizer", "runai_streamer", "mistral")
 """vLLM's words for what octavo does not do yet."""
+Runner = Literal["auto", "generate", "pooling"]
+Convert = Literal["auto", "none", "embed", "classify", "reward"]
+Task = Literal["auto", "generate", "embed", "score", "classify", "reward"]
 SchedulingPolicy = Literal["fcfs", "priority"]
 EngineBackend = Literal["model", "null"]
 ToolCallParser = Literal[
@@ -78,6 +81,7 @@ ReasoningParser = Literal[
 """Names of vLLM; server/tools/registry.py and server/reasoning/styles.py have what they stand for."""
 
 DTYPE_SPELLINGS = {"half": "float16", "float": "float32"}
+TASK_SPELLINGS = {"embedding": "embed"}
 KV_CACHE_DTYPE_SPELLINGS = {**DTYPE_SPELLINGS, "int8_per_token_head": "int8", "fp8_e4m3": "fp8"}
 """vLLM's other words for what octavo does."""
 
@@ -111,6 +115,12 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """int8, int4: weights are quantised when they are loaded. gguf: nothing but that the file must be GGUF."""
     max_model_len: int | None = None
     """None: what the model's config says, cut to what fits the KV cache."""
+    runner: Runner = "auto"
+    """What the model is for: to generate text, or to pool prompts; auto: what it was made for."""
+    convert: Convert = "auto"
+    """What a model that pools makes of prompts; auto: what its head is for."""
+    task: Task = "auto"
+    """The older name of both; `pools` and `converts_to` read all three."""
     load_format: LoadFormat = "auto"
     trust_remote_code: bool = False
     seed: int = 0
@@ -127,7 +137,29 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.quantization is not None:
             _check_choice("quantization", self.quantization, Quantization)
         _check("max_model_len", self.max_model_len, at_least=1)
+        _check_choice("runner", self.runner, Runner)
+        _check_choice("convert", self.convert, Convert)
+        _check_choice("task", self.task, Task)
+        if self.task != "auto" and (self.runner, self.convert) != ("auto", "auto"):
+            raise ValueError("task: it is the older name of runner and convert; give either")
+        if self.runner == "generate" and self.convert not in ("auto", "none"):
+            raise ValueError(f"convert: {self.convert} makes a model pool, and the runner is to generate")
         _check("seed", self.seed, at_least=0, at_most=2**64 - 1)
+
+    @property
+    def pools(self) -> bool | None:
+        """Whether prompts are to be pooled; None: as the model was made."""
+        if self.task == "auto" and self.runner == "auto":
+            return True if self.converts_to is not None else None
+        return self.runner == "pooling" or self.task not in ("auto", "generate")
+
+    @property
+    def converts_to(self) -> Literal["embed", "classify", "reward"] | None:
+        """What prompts are to be made into; None: what the model's head is for."""
+        if self.task == "score":
+            return None  # a cross-encoder does, or an embedding of each text
+        wanted = self.convert if self.task == "auto" else self.task
+        return wanted if wanted in ("embed", "classify", "reward") else None
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):

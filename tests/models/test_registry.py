@@ -74,9 +74,10 @@ def test_errors_name_the_key(change: dict[str, Any], message: str) -> None:
 
 
 def test_supported_architectures() -> None:
-    assert supported_architectures() == [
-        "LlamaForCausalLM",
-        "MistralForCausalLM",
-        "Qwen2ForCausalLM",
-        "Qwen3ForCausalLM",
+    decoders = [
+        family + head
+        for family in ("Llama", "Mistral", "Qwen2", "Qwen3")
+        for head in ("ForCausalLM", "ForSequenceClassification", "Model")
     ]
+    encoders = ["BertForMaskedLM", "BertForSequenceClassification", "BertModel"]
+    assert supported_architectures() == sorted(decoders + encoders)

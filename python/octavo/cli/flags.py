@@ -147,6 +147,26 @@ FLAGS: tuple[Flag, ...] = (
         help="format of the weights; dummy: random ones",
     ),
     Flag(
+        name="runner",
+        kind=STR,
+        target="model.runner",
+        help="generate text, or pool prompts (embeddings, classes); auto: what the model was made for",
+    ),
+    Flag(
+        name="convert",
+        kind=STR,
+        target="model.convert",
+        help="what a pooling model makes of prompts; a model that generates becomes one by embed",
+    ),
+    Flag(
+        name="task",
+        kind=STR,
+        target="model.task",
+        spellings=config.TASK_SPELLINGS,
+        help="older name of --runner and --convert",
+        hidden=True,
+    ),
+    Flag(
         name="trust-remote-code",
         kind=BOOL,
         target="model.trust_remote_code",

@@ -8,17 +8,19 @@ can, the error names both.
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from octavo._core import NativeDecoder
-from octavo.config import EngineConfig
+from octavo._core import NativeDecoder, NativeEncoder
+from octavo.config import EngineConfig, ModelConfig
 from octavo.engine.machine import multiplies_bfloat16
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint
 from octavo.models.layout import Dtype, Parameter, parameter_bytes, parameters, workspace_bytes
 from octavo.models.native_format import ENCODINGS, FLOATS, native_bytes
-from octavo.models.spec import DecoderSpec
+from octavo.models.pooled_layout import pooled_layout
+from octavo.models.spec import DecoderSpec, EncoderSpec, PoolerSpec
 
 ExecutorName = Literal["native", "torch", "none"]
 KvDtype = Literal["float32", "float16", "bfloat16", "int8", "fp8"]
@@ -64,7 +66,8 @@ def choose(config: EngineConfig, spec: DecoderSpec, checkpoint: Checkpoint, step
         raise ModelError("--kv-cache-dtype fp8 needs a GPU (--device cuda); on a CPU there is int8")
     if model.quantization == "gguf" and checkpoint.source.format != "gguf":
         raise ModelError(f"--quantization gguf: {checkpoint.source.name} is no GGUF file")
-    encodings = _encodings(spec, checkpoint, model.load_format == "dummy")
+    found = parameters(spec)
+    encodings = _encodings(found, checkpoint, model.load_format == "dummy")
     native_lacks, torch_lacks = _native_lacks(encodings), _torch_lacks(config)
     if asked == "native" and native_lacks:
         raise ModelError(f"--executor native: {native_lacks}")
@@ -76,25 +79,60 @@ def choose(config: EngineConfig, spec: DecoderSpec, checkpoint: Checkpoint, step
         if asked == "auto":
             logger.warning("torch runs the model, as the native executor cannot: %s", native_lacks)
         return _torch(config, spec, checkpoint, step)
-    return _native(config, spec, encodings, step)
+    return _native(config, spec, found, encodings, step)
 
 
-def _native(config: EngineConfig, spec: DecoderSpec, encodings: dict[str, str], step: Step) -> Choice:
+def choose_pooling(
+    config: EngineConfig, spec: DecoderSpec | EncoderSpec, pooler: PoolerSpec, checkpoint: Checkpoint, step: Step
+) -> Choice:
+    """Of a model that pools, which the native executor runs. Raises ModelError as `choose`."""
     model = config.model
-    dtype: str
+    if config.device.executor == "torch":
+        raise ModelError("--executor torch: it pools no prompts; the native executor does")
+    names = [name for name, _ in checkpoint.tensors()]
+    found = pooled_layout(spec, pooler, names).parameters
+    encodings = _encodings(found, checkpoint, model.load_format == "dummy")
+    lacks = _native_lacks(encodings)
+    if lacks is not None:
+        raise ModelError(f"the native executor cannot run the model: {lacks}")
+    if isinstance(spec, DecoderSpec):
+        return _native(config, spec, found, encodings, step, pools=True)
+    return Choice(
+        executor="native",
+        dtype=_dtype(model, found, encodings),
+        kv_dtype="float32",
+        weights_bytes=native_bytes(found, encodings, model),
+        workspace_bytes=NativeEncoder.workspace_bytes(
+            hidden_size=spec.hidden_size, intermediate_size=spec.intermediate_size, max_num_tokens=step.max_tokens
+        ),
+        runtime_bytes=NATIVE_RUNTIME_BYTES,
+    )
+
+
+def _dtype(model: ModelConfig, found: Sequence[Parameter], encodings: dict[str, str]) -> str:
     if model.quantization in ("int8", "int4"):
-        dtype = model.quantization
-    elif model.dtype != "auto":
-        dtype = model.dtype
-    else:
-        dtype = _commonest(spec, encodings)
+        return model.quantization
+    return model.dtype if model.dtype != "auto" else _commonest(found, encodings)
+
+
+def _native(
+    config: EngineConfig,
+    spec: DecoderSpec,
+    found: Sequence[Parameter],
+    encodings: dict[str, str],
+    step: Step,
+    *,
+    pools: bool = False,
+) -> Choice:
+    model = config.model
+    dtype = _dtype(model, found, encodings)
     cache_dtype = config.cache.cache_dtype
     automatic: KvDtype = "float32" if dtype == "float32" else "bfloat16" if dtype == "bfloat16" else "float16"
     return Choice(
         executor="native",
         dtype=dtype,
         kv_dtype=automatic if cache_dtype == "auto" else cache_dtype,
-        weights_bytes=native_bytes(spec, encodings, model),
+        weights_bytes=native_bytes(found, encodings, model),
         workspace_bytes=NativeDecoder.workspace_bytes(
             vocab_size=spec.vocab_size,
             hidden_size=spec.hidden_size,
@@ -104,6 +142,7 @@ def _native(config: EngineConfig, spec: DecoderSpec, encodings: dict[str, str], 
             intermediate_size=spec.intermediate_size,
             max_num_tokens=step.max_tokens,
             max_num_seqs=step.max_samples,
+            pools=pools,
         )
         + 4 * step.max_model_len * spec.rope.rotary_dim,
         runtime_bytes=NATIVE_RUNTIME_BYTES,
@@ -161,26 +200,26 @@ def _torch_lacks(config: EngineConfig) -> str | None:
     return None
 
 
-def _encodings(spec: DecoderSpec, checkpoint: Checkpoint, dummy: bool) -> dict[str, str]:
+def _encodings(found: Sequence[Parameter], checkpoint: Checkpoint, dummy: bool) -> dict[str, str]:
     """How each source of a matrix is stored. A tensor that is missing is the loader's to report."""
-    found = {} if dummy else {name: info.dtype for name, info in checkpoint.tensors()}
+    stored = {} if dummy else {name: info.dtype for name, info in checkpoint.tensors()}
     names = {kind: name for name, kind in FLOATS.items()}
     absent = names.get(str(_config_dtype(checkpoint)), "F32") if dummy else "F32"
-    return {source: found.get(source, absent) for matrix in _matrices(spec) for source, _ in matrix.sources}
+    return {source: stored.get(source, absent) for matrix in _matrices(found) for source, _ in matrix.sources}
 
 
-def _commonest(spec: DecoderSpec, encodings: dict[str, str]) -> str:
+def _commonest(found: Sequence[Parameter], encodings: dict[str, str]) -> str:
     """The format of most weights."""
     counts: dict[str, int] = {}
-    for matrix in _matrices(spec):
+    for matrix in _matrices(found):
         for source, rows in matrix.sources:
             kind = FLOATS.get(encodings[source], encodings[source])
             counts[kind] = counts.get(kind, 0) + rows * matrix.shape[1]
     return max(counts, key=lambda kind: counts[kind])
 
 
-def _matrices(spec: DecoderSpec) -> list[Parameter]:
-    return [parameter for parameter in parameters(spec) if parameter.is_matrix]
+def _matrices(found: Sequence[Parameter]) -> list[Parameter]:
+    return [parameter for parameter in found if parameter.is_matrix]
 
 
 def _config_dtype(checkpoint: Checkpoint) -> object:

@@ -12,12 +12,14 @@ import msgspec
 
 from octavo._core import PagedKvCache
 from octavo.config import EngineConfig
-from octavo.engine.choice import ExecutorName, KvDtype, Step, choose
+from octavo.engine.choice import ExecutorName, KvDtype, Step, choose, choose_pooling
 from octavo.engine.gpu import device_for, gpu_choice
 from octavo.engine.machine import available_memory, usable_cores
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint
-from octavo.models.registry import spec_for
+from octavo.models.pooling import longest_prompt
+from octavo.models.registry import encoder_for, spec_for
+from octavo.models.spec import EncoderSpec, PoolerSpec
 
 DEFAULT_BATCHED_TOKENS = 2048
 
@@ -63,6 +65,10 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
             f"  runtime    {_size(self.runtime_bytes):>10}",
             f"  weights    {_size(self.weights_bytes):>10}  {self.dtype}",
             f"  workspace  {_size(self.workspace_bytes):>10}  {self.max_num_batched_tokens:,} tokens a step",
+        ]
+        if not self.kv_bytes:
+            return "\n".join([*lines, f"  prompts of up to {self.max_model_len:,} tokens, which need no KV cache"])
+        lines += [
             f"  KV cache   {_size(self.kv_bytes):>10}  {self.kv_dtype}, {blocks}: {tokens:,} tokens",
             f"  requests of up to {self.max_model_len:,} tokens; {tokens / self.max_model_len:.1f} such fit the cache",
         ]
@@ -86,18 +92,30 @@ class Room:
     is_gpu: bool
 
 
-def plan_memory(config: EngineConfig, checkpoint: Checkpoint) -> MemoryPlan:
-    """Raises ModelError for a model or option that is not supported, and when the model or one request does not fit."""
+def plan_memory(config: EngineConfig, checkpoint: Checkpoint, pooler: PoolerSpec | None = None) -> MemoryPlan:
+    """Raises ModelError for a model or option that is not supported, and when the model or one request does not fit.
+
+    `pooler`: of a model that pools prompts, which runs on the CPU.
+    """
+    if pooler is not None:
+        if config.device.device == "cuda":
+            raise ModelError("--device cuda: models that pool prompts run on the CPU in this version")
+        encoder = encoder_for(checkpoint.config)
+        if encoder is not None:
+            return _plan_encoder(config, encoder, pooler, checkpoint)
     spec = spec_for(checkpoint.config)
-    gpu = device_for(config, spec)
-    max_model_len = _model_length(config, checkpoint)
+    gpu = device_for(config, spec) if pooler is None else None
+    max_model_len = _model_length(config, checkpoint, None if pooler is None else longest_prompt(checkpoint))
     is_large = gpu is not None and gpu.total_bytes >= LARGE_GPU_BYTES
     default_tokens = LARGE_GPU_BATCHED_TOKENS if is_large else DEFAULT_BATCHED_TOKENS
     max_tokens = resolve_batched_tokens(config, max_model_len, default_tokens)
     max_seqs, block_size = config.scheduler.max_num_seqs, config.cache.block_size
     step = Step(max_tokens=max_tokens, max_samples=max_seqs, max_model_len=max_model_len)
     if gpu is None:
-        choice = choose(config, spec, checkpoint, step)
+        if pooler is None:
+            choice = choose(config, spec, checkpoint, step)
+        else:
+            choice = choose_pooling(config, spec, pooler, checkpoint, step)
         block_bytes = PagedKvCache.block_bytes(
             num_layers=spec.num_layers,
             block_size=block_size,
@@ -153,11 +171,46 @@ def resolve_batched_tokens(config: EngineConfig, max_model_len: int, default: in
     return tokens
 
 
-def _model_length(config: EngineConfig, checkpoint: Checkpoint) -> int:
+def _plan_encoder(config: EngineConfig, spec: EncoderSpec, pooler: PoolerSpec, checkpoint: Checkpoint) -> MemoryPlan:
+    """An encoder takes prompts whole, and keeps nothing of them: a block is the place of one prompt in a step."""
+    max_model_len = _model_length(config, checkpoint, longest_prompt(checkpoint))
+    max_seqs, max_tokens = config.scheduler.max_num_seqs, config.scheduler.max_num_batched_tokens
+    if max_tokens is None:
+        max_tokens = max(DEFAULT_BATCHED_TOKENS, max_seqs, max_model_len)
+    if max_tokens < max(max_seqs, max_model_len):
+        raise ModelError(
+            f"--max-num-batched-tokens {max_tokens} is less than "
+            f"--max-model-len {max_model_len} or --max-num-seqs {max_seqs}: an encoder takes each prompt whole"
+        )
+    step = Step(max_tokens=max_tokens, max_samples=max_seqs, max_model_len=max_model_len)
+    choice = choose_pooling(config, spec, pooler, checkpoint, step)
+    available = available_memory()
+    if choice.fixed_bytes > available:
+        raise ModelError(
+            f"the model needs {_size(choice.fixed_bytes)}, and {_size(available)} of memory are available; "
+            "free memory, or lower --max-num-batched-tokens"
+        )
+    return MemoryPlan(
+        executor=choice.executor,
+        dtype=choice.dtype,
+        threads=config.device.cpu_threads or usable_cores(),
+        max_model_len=max_model_len,
+        max_num_batched_tokens=max_tokens,
+        block_size=max_model_len,
+        num_blocks=max_seqs,
+        runtime_bytes=choice.runtime_bytes,
+        weights_bytes=choice.weights_bytes,
+        workspace_bytes=choice.workspace_bytes,
+        available_bytes=available,
+    )
+
+
+def _model_length(config: EngineConfig, checkpoint: Checkpoint, usual: int | None = None) -> int:
+    """What was asked for, or `usual`, or what the model was made for."""
     asked, limit = config.model.max_model_len, checkpoint.max_model_len
     if asked is not None and asked > limit:
         raise ModelError(f"--max-model-len {asked} is more than the {limit} tokens that the model was made for")
-    return asked or limit
+    return asked or min(limit, usual or limit)
 
 
 def _num_blocks(config: EngineConfig, max_model_len: int, block_bytes: int, room: Room) -> int:

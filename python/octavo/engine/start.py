@@ -15,7 +15,9 @@ from octavo.engine.memory import MemoryPlan, plan_memory, resolve_batched_tokens
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint, open_checkpoint
 from octavo.models.folder import read_json
+from octavo.models.pooling import pooler_for
 from octavo.models.source import resolve
+from octavo.models.spec import PoolerSpec
 
 NO_MODEL = "null"
 """As the name of the model, with the null backend: no tokenizer either."""
@@ -32,6 +34,8 @@ class EngineStart(msgspec.Struct, frozen=True, kw_only=True):
     memory: MemoryPlan
     vocab_size: int
     eos_token_ids: tuple[int, ...]
+    pooler: PoolerSpec | None = None
+    """Of a model that pools prompts; None: it generates text."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,11 @@ class Prepared:
     """None without a model."""
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     """Defaults of sampling, in the form of a generation_config.json."""
-    pooling: frozenset[str] = frozenset()
-    """Tasks of a model that pools prompts, as `_core.Pooling` names them; empty: it generates text."""
+
+    @property
+    def pooling(self) -> frozenset[str]:
+        """Tasks of a model that pools prompts, as `_core.Pooling` names them; empty: it generates text."""
+        return frozenset() if self.start.pooler is None else frozenset(self.start.pooler.tasks)
 
 
 def prepare(config: EngineConfig) -> Prepared:
@@ -51,13 +58,14 @@ def prepare(config: EngineConfig) -> Prepared:
         memory = _null_memory(config, DEFAULT_MODEL_LEN)
         return Prepared(EngineStart(config=config, memory=memory, vocab_size=32_000, eos_token_ids=()), None)
     checkpoint = open_model(config)
+    is_null = config.backend == "null"
+    pooler = None if is_null else pooler_for(config.model, checkpoint)
     start = EngineStart(
         config=config,
-        memory=_null_memory(config, checkpoint.max_model_len)
-        if config.backend == "null"
-        else plan_memory(config, checkpoint),
+        memory=_null_memory(config, checkpoint.max_model_len) if is_null else plan_memory(config, checkpoint, pooler),
         vocab_size=checkpoint.config["vocab_size"],
         eos_token_ids=checkpoint.eos_token_ids,
+        pooler=pooler,
     )
     return Prepared(start, checkpoint, generation_config(config.model, checkpoint))
 

@@ -1,6 +1,7 @@
 """What every loader does: each tensor of a checkpoint has its place, before the first one is read.
 
     check_tensors(spec, checkpoint)     strict about names and shapes
+    check_layout(layout, checkpoint)    the same for a model that pools
     Progress(checkpoint)                a bar of bytes on stderr
 
 Strict means that a tensor which nothing uses, a parameter that nothing fills and a shape that differs are errors:
@@ -18,28 +19,39 @@ from tqdm import tqdm
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint, TensorInfo
 from octavo.models.layout import parameters
+from octavo.models.pooled_layout import Layout
 from octavo.models.spec import DecoderSpec
 
 COMPUTED = re.compile(r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)")
 """Tables that some checkpoints store and the spec determines."""
+
+TIED = re.compile(COMPUTED.pattern + r"|lm_head\.weight")
+"""The same, and the head of a model whose head is its embedding."""
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def check_tensors(spec: DecoderSpec, checkpoint: Checkpoint) -> dict[str, TensorInfo]:
     """The tensors of every parameter's sources, by name. ModelError names the first one that is wrong."""
+    found = dict(checkpoint.tensors())
+    if HEAD in found and spec.tied_head:
+        _check_tied(checkpoint, found)
+    surplus = TIED if spec.tied_head else COMPUTED
+    return check_layout(Layout(spec.architecture, tuple(parameters(spec)), surplus), checkpoint)
+
+
+def check_layout(layout: Layout, checkpoint: Checkpoint) -> dict[str, TensorInfo]:
+    """The tensors of every parameter's sources, by name. ModelError names the first one that is wrong."""
     shapes = {
-        source: (rows, *parameter.shape[1:]) for parameter in parameters(spec) for source, rows in parameter.sources
+        source: (rows, *parameter.shape[1:]) for parameter in layout.parameters for source, rows in parameter.sources
     }
     found = dict(checkpoint.tensors())
     for name, info in found.items():
         if name in shapes:
             if info.shape != shapes[name]:
                 raise ModelError(f"{name} has shape {list(info.shape)}; the config asks for {list(shapes[name])}")
-        elif name == HEAD and spec.tied_head:
-            _check_tied(checkpoint, found)
-        elif not COMPUTED.fullmatch(name):
-            raise ModelError(f"the checkpoint has {name}, which {spec.architecture} with this config does not use")
+        elif not layout.surplus.fullmatch(name):
+            raise ModelError(f"the checkpoint has {name}, which {layout.architecture} with this config does not use")
     missing = [name for name in shapes if name not in found]
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

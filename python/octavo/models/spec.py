@@ -2,6 +2,8 @@
 
     RopeSpec      rotary frequencies, and how they are scaled
     DecoderSpec   sizes and switches of a decoder-only transformer
+    EncoderSpec   sizes of a bidirectional transformer
+    PoolerSpec    what is made of hidden states instead of text
 
 No torch here: the memory plan and the native executor read the same structs.
 """
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Activation = Literal["silu"]
+PoolingKind = Literal["first", "last", "mean", "max"]
+LabelActivation = Literal["identity", "sigmoid", "softmax"]
 RopeKind = Literal["default", "linear", "llama3", "yarn"]
 
 
@@ -64,3 +68,42 @@ class DecoderSpec:
     @property
     def kv_size(self) -> int:
         return self.num_kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """BERT: word, position and type embeddings, added and normed; then layers of attention over the whole sequence and
+    a GELU MLP, each added to the stream, which is normed (layer norm) after that."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_positions: int
+    num_types: int
+    """Rows of the table of token types; 0: there is none."""
+    norm_eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolerSpec:
+    """How a sequence's hidden states become what a request asked for."""
+
+    tasks: tuple[str, ...]
+    """As `_core.Pooling` names them."""
+    whole: tuple[str, ...]
+    """Those of them that need every hidden state of a prompt, in one step."""
+    width: int
+    """Elements of a vector."""
+    kind: PoolingKind
+    """Which tokens make the vector of a sequence."""
+    normalize: bool
+    """Vectors of length 1, unless a request says otherwise."""
+    dense: bool = False
+    """A product and a tanh before the classifier."""
+    num_labels: int = 0
+    """0: there is no classifier."""
+    activation: LabelActivation = "softmax"
+    """From the classifier's numbers to what is answered, unless a request says otherwise."""

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use octavo_wire::{Command, Endpoint, FailReason, RecvError, Report, RequestId, Stats, Submission};
+use octavo_wire::{Command, Endpoint, FailReason, RecvError, Report, RequestId, Sampling, Stats, Submission};
 use thiserror::Error;
 
 use crate::arena::{ArenaLayout, Arenas, NUM_ARENAS};
@@ -467,19 +467,42 @@ impl Engine {
         if num_prompt == 0 {
             return Err("the prompt is empty".into());
         }
-        if let Some(pooling) = &submission.pooling {
-            pooling::check(config, pooling, num_prompt)?;
-        } else if config.pooling.is_some() {
+        let largest = submission.prompt.iter().max().expect("it is not empty");
+        if *largest >= config.vocab_size {
+            return Err(format!("token {largest} is not in the vocabulary of {}", config.vocab_size));
+        }
+        let (limit, num_computed) = match &submission.pooling {
+            Some(pooling) => {
+                pooling::check(config, pooling, num_prompt)?;
+                (num_prompt as u32, num_prompt as u32)
+            }
+            None => {
+                self.check_sampling(sampling, num_prompt)?;
+                let limit = (num_prompt as u32).saturating_add(sampling.max_tokens).min(config.max_model_len);
+                // The last token is never computed.
+                (limit, limit - 1)
+            }
+        };
+        if num_computed.div_ceil(config.block_size) > config.num_blocks {
+            return Err(format!(
+                "a request of {limit} tokens does not fit the KV cache of {}",
+                u64::from(config.num_blocks) * u64::from(config.block_size)
+            ));
+        }
+        Ok(limit)
+    }
+
+    /// Why a prompt cannot be answered, if so.
+    fn check_sampling(&self, sampling: &Sampling, num_prompt: usize) -> Result<(), String> {
+        let config = &self.config;
+        if config.pooling.is_some() {
             return Err("this model pools prompts, and generates no text".into());
-        } else if num_prompt >= config.max_model_len as usize {
+        }
+        if num_prompt >= config.max_model_len as usize {
             return Err(format!(
                 "the prompt has {num_prompt} tokens; with the {} tokens of the context there is no room to answer",
                 config.max_model_len
             ));
-        }
-        let largest = submission.prompt.iter().max().expect("it is not empty");
-        if *largest >= config.vocab_size {
-            return Err(format!("token {largest} is not in the vocabulary of {}", config.vocab_size));
         }
         if sampling.n == 0 || sampling.n > config.max_num_seqs {
             return Err(format!("n is {}, and must be between 1 and {}", sampling.n, config.max_num_seqs));
@@ -499,20 +522,7 @@ impl Engine {
         if sampling.thinking_token_budget.is_some() && sampling.reasoning_end.is_empty() {
             return Err("a budget of reasoning needs the tokens that end it".into());
         }
-        let (limit, num_computed) = if submission.pooling.is_some() {
-            (num_prompt as u32, num_prompt as u32)
-        } else {
-            let limit = (num_prompt as u32).saturating_add(sampling.max_tokens).min(config.max_model_len);
-            // The last token is never computed.
-            (limit, limit - 1)
-        };
-        if num_computed.div_ceil(config.block_size) > config.num_blocks {
-            return Err(format!(
-                "a request of {limit} tokens does not fit the KV cache of {}",
-                u64::from(config.num_blocks) * u64::from(config.block_size)
-            ));
-        }
-        Ok(limit)
+        Ok(())
     }
 
     fn abort(&mut self, id: RequestId) {

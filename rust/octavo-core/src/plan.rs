@@ -213,7 +213,8 @@ impl Step {
     /// The prompts that end with this step, in order, where they are pooled.
     pub fn pooling<'a>(&'a self, requests: &'a Requests) -> impl Iterator<Item = PoolRow> + 'a {
         self.entries.iter().enumerate().filter(|(_, entry)| entry.num_samples > 0).filter_map(|(index, entry)| {
-            requests.request_of(entry.key).pooling.map(|pooling| PoolRow { index, pooling })
+            let is_whole = requests.sequences[entry.key].is_whole;
+            requests.request_of(entry.key).pooling.map(|pooling| PoolRow { index, pooling, is_whole })
         })
     }
 

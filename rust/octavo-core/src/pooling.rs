@@ -29,6 +29,8 @@ pub struct PoolRow {
     /// Among the requests of the step.
     pub index: usize,
     pub pooling: Pooling,
+    /// All its tokens are in this step; otherwise only the last one counts.
+    pub is_whole: bool,
 }
 
 /// What the backend made of one prompt.

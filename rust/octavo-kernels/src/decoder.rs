@@ -22,6 +22,7 @@ pub use config::DecoderConfig;
 use crate::error::check_length;
 use crate::linear::{Format, Stored};
 use crate::loading::Loading;
+use crate::pooling::Hidden;
 use crate::{CpuKernels, KernelError, KvCache};
 use clock::Clock;
 use step::Step;
@@ -34,6 +35,8 @@ enum Head {
     Logits,
     /// The most probable tokens.
     Greedy,
+    /// Hidden states, normed.
+    Hidden,
 }
 
 /// A decoder-only transformer: embedding; for each layer RMS norm, attention, RMS norm, gated SiLU MLP, each added to
@@ -130,6 +133,20 @@ impl Decoder {
         Ok(self.loaded.as_ref().expect("a step has run").1.greedy_tokens())
     }
 
+    /// The hidden states of the tokens index[i], normed, until the next call; of a decoder that pools. No index twice.
+    pub fn forward_hidden(
+        &mut self,
+        cache: &mut KvCache,
+        input_ids: &[i32],
+        positions: &[i32],
+        index: &[i32],
+    ) -> Result<Hidden<'_>, KernelError> {
+        self.run(cache, input_ids, positions, index, Head::Hidden, false)?;
+        let (weights, workspace) = self.loaded.as_ref().expect("a step has run");
+        let pooler = weights.pooler.as_ref().expect("check_step saw that it pools");
+        Ok(Hidden::new(&workspace.sampled, index.len(), pooler))
+    }
+
     /// What the parts of `forward_greedy` take.
     pub fn forward_timed(
         &mut self,
@@ -150,7 +167,7 @@ impl Decoder {
         head: Head,
         timed: bool,
     ) -> Result<PartTimes, KernelError> {
-        self.check_step(cache, input_ids, positions, logits_index)?;
+        self.check_step(cache, input_ids, positions, logits_index, head)?;
         let config = &self.config;
         cache.prepare(config.num_heads / config.num_kv_heads);
         let Some((weights, workspace)) = &mut self.loaded else {
@@ -163,6 +180,7 @@ impl Decoder {
                 workspace.greedy.begin(workspace.sampled_tokens.len());
                 None
             }
+            Head::Hidden => None,
         };
         let step = Step {
             kernels: &self.kernels,
@@ -192,15 +210,19 @@ impl Decoder {
         input_ids: &[i32],
         positions: &[i32],
         logits_index: &[i32],
+        head: Head,
     ) -> Result<(), KernelError> {
         let config = &self.config;
+        if matches!(head, Head::Hidden) != config.pooler.is_some() {
+            return Err(KernelError::Config("a decoder that pools has hidden states, another one logits".to_owned()));
+        }
         let tokens = input_ids.len();
-        if tokens > config.max_num_tokens || logits_index.len() > config.max_num_seqs {
+        if tokens > config.max_num_tokens || logits_index.len() > config.max_sampled() {
             let text = format!(
                 "a step of {tokens} tokens and {} samples is larger than {} and {}",
                 logits_index.len(),
                 config.max_num_tokens,
-                config.max_num_seqs
+                config.max_sampled()
             );
             return Err(KernelError::Config(text));
         }

@@ -23,7 +23,7 @@ use crate::decoder::check_indices;
 use crate::error::check_length;
 use crate::linear::{Format, Stored};
 use crate::loading::Loading;
-use crate::pooling::{Hidden, Pooler};
+use crate::pooling::Hidden;
 use crate::{CpuKernels, KernelError};
 use step::Step;
 use weights::{Weights, Workspace};
@@ -79,13 +79,8 @@ impl Encoder {
     }
 
     /// Bytes that the rows of the largest step take, for the memory plan.
-    pub fn workspace_bytes(config: &EncoderConfig) -> usize {
-        Workspace::bytes(config)
-    }
-
-    /// What makes results of hidden states. None before `finish`.
-    pub fn pooler(&self) -> Option<&Pooler> {
-        self.loaded.as_ref().map(|(weights, _)| &weights.pooler)
+    pub fn workspace_bytes(hidden_size: usize, intermediate_size: usize, max_num_tokens: usize) -> usize {
+        Workspace::bytes(hidden_size, intermediate_size, max_num_tokens)
     }
 
     /// The hidden states of every token, until the next call.
@@ -122,6 +117,6 @@ impl Encoder {
         let step =
             Step { kernels: &self.kernels, config, weights, workspace, input_ids, positions, types, items: &items };
         self.kernels.pool.team(|team| step.run(team));
-        Ok(Hidden::new(&workspace.residual, tokens))
+        Ok(Hidden::new(&workspace.residual, tokens, &weights.pooler))
     }
 }

@@ -46,5 +46,5 @@ pub use error::KernelError;
 pub use kv_cache::{KvCache, KvCacheConfig, KvType, StepMeta};
 pub use linear::{Activations, Contents, Encoding, Format, Linear, Stored};
 pub use pool::{Pool, Team};
-pub use pooling::{Hidden, LabelActivation, PoolKind, PoolTask, Pooler, PoolerConfig};
+pub use pooling::{Hidden, LabelActivation, PoolKind, PoolTask, PoolerConfig};
 pub use sample::{SampleOutput, SampleRow};

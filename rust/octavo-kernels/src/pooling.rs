@@ -3,6 +3,8 @@
 //! `Pooler` belongs to a model, `PoolTask` to a request. A sequence is pooled by itself, so its numbers do not depend on
 //! the others of a step.
 
+use std::ops::Range;
+
 use crate::linear::{Activations, Linear};
 use crate::loading::{Loading, Shape};
 use crate::{CpuKernels, KernelError};
@@ -52,18 +54,35 @@ pub struct PoolTask {
     pub normalize: Option<bool>,
 }
 
-/// Rows of hidden states that a step has made.
+/// Rows of hidden states that a step has made, and the pooler of their model.
 #[derive(Clone, Copy)]
 pub struct Hidden<'a> {
     rows: &'a Activations,
     count: usize,
+    pooler: &'a Pooler,
 }
 
 impl<'a> Hidden<'a> {
     /// The rows are floats, and nobody writes them while this lives.
-    pub(crate) fn new(rows: &'a Activations, count: usize) -> Self {
+    pub(crate) fn new(rows: &'a Activations, count: usize, pooler: &'a Pooler) -> Self {
         assert!(count <= rows.max_rows() && rows.contents().has_floats());
-        Self { rows, count }
+        Self { rows, count, pooler }
+    }
+
+    /// Pools some rows, which are the tokens of one sequence. Returns the sizes of the result, and its numbers.
+    ///
+    /// Errors: `Config` when the model has no labels.
+    ///
+    /// # Panics
+    /// Without rows.
+    pub fn pool(
+        &self,
+        kernels: &CpuKernels,
+        rows: Range<usize>,
+        task: PoolTask,
+    ) -> Result<(Vec<u32>, Vec<f32>), KernelError> {
+        let tokens: Vec<&[f32]> = rows.map(|row| self.row(row)).collect();
+        self.pooler.pool(kernels, &tokens, task)
     }
 
     pub fn len(&self) -> usize {
@@ -83,7 +102,7 @@ impl<'a> Hidden<'a> {
 }
 
 /// A model's pooler, with its parameters.
-pub struct Pooler {
+pub(crate) struct Pooler {
     config: PoolerConfig,
     dense: Option<Linear>,
     classifier: Option<Linear>,
@@ -118,13 +137,7 @@ impl Pooler {
         [&self.dense, &self.classifier].into_iter().flatten().map(Linear::bytes).sum()
     }
 
-    /// Pools the tokens of one sequence. Returns the sizes of the result, and its numbers.
-    ///
-    /// Errors: `Config` when the model has no labels.
-    ///
-    /// # Panics
-    /// Without tokens.
-    pub fn pool(
+    fn pool(
         &self,
         kernels: &CpuKernels,
         tokens: &[&[f32]],

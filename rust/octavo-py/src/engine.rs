@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use octavo_core::{ArenaLayout, Arenas, Column, Element, EngineConfig, EngineError, Policy, Vocabulary};
+use octavo_core::{ArenaLayout, Arenas, Column, Element, EngineConfig, EngineError, Policy, PoolRow, Vocabulary};
 use octavo_kernels::{CpuKernels, KernelError, SampleOutput, SampleRow, StepMeta};
 use octavo_text::Token;
 use pyo3::exceptions::PyRuntimeError;
@@ -308,6 +308,16 @@ impl Engine {
         Ok(())
     }
 
+    /// The prompts of a step in flight that end with it, where the engine pools.
+    pub fn pooling(&self, epoch: u64) -> PyResult<Vec<PoolRow>> {
+        Ok(lock(&self.0)?.engine.pooling(epoch).map_err(engine_error)?.collect())
+    }
+
+    /// What became of the prompt of request `index` of a step in flight.
+    pub fn set_pooled(&self, epoch: u64, index: usize, shape: Vec<u32>, data: Vec<f32>) -> PyResult<()> {
+        lock(&self.0)?.engine.set_pooled(epoch, index, shape, data).map_err(engine_error)
+    }
+
     /// Whether a step in flight needs nothing but the most probable token of each sample.
     pub fn is_greedy(&self, epoch: u64) -> PyResult<bool> {
         let inner = lock(&self.0)?;
@@ -426,9 +436,9 @@ pub struct StepColumns {
     pub input_ids: Vec<i32>,
     pub positions: Vec<i32>,
     pub logits_index: Vec<i32>,
+    pub query_start: Vec<i32>,
     slot_mapping: Vec<i64>,
     row: Vec<i32>,
-    query_start: Vec<i32>,
     seq_len: Vec<i32>,
     delta_row: Vec<i32>,
     delta_column: Vec<i32>,

@@ -4,10 +4,11 @@
 //! - `buffers`: memory that Python owns, as checked slices; all `unsafe` of the crate
 //! - `tokenizer`, `sampling`, `pooling`, `endpoint`, `frontend`, `events`: the clients' side
 //! - `engine`: the engine and its plans
-//! - `kernels`: what runs on the CPU; `decoder`: a whole model there
+//! - `kernels`: what runs on the CPU; `decoder`, `encoder`: whole models there
 
 mod buffers;
 mod decoder;
+mod encoder;
 mod endpoint;
 mod engine;
 mod errors;
@@ -27,6 +28,8 @@ mod _core {
     #[pymodule_export]
     use crate::decoder::NativeDecoder;
     #[pymodule_export]
+    use crate::encoder::NativeEncoder;
+    #[pymodule_export]
     use crate::endpoint::Endpoint;
     #[pymodule_export]
     use crate::engine::{DeviceWork, Engine, Plan};
@@ -37,7 +40,7 @@ mod _core {
     #[pymodule_export]
     use crate::kernels::{CpuKernels, PagedKvCache};
     #[pymodule_export]
-    use crate::pooling::{Pooled, Pooling, PoolingLimits};
+    use crate::pooling::{Pooled, PoolerOptions, Pooling, PoolingLimits};
     #[pymodule_export]
     use crate::sampling::Sampling;
     #[pymodule_export]

@@ -1,5 +1,6 @@
 //! What a prompt is pooled to: the request's side, the engine's, and the result.
 
+use octavo_kernels::{LabelActivation, PoolKind, PoolTask, PoolerConfig};
 use octavo_wire::PoolingTask;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -41,6 +42,46 @@ impl PoolingLimits {
         let (tasks, whole) = (parse("tasks", tasks)?, parse("whole", whole)?);
         Ok(Self(octavo_core::PoolingLimits { tasks, whole, width, num_labels }))
     }
+}
+
+/// How a model pools: for NativeEncoder and NativeDecoder.
+#[pyclass(frozen, module = "octavo._core")]
+pub struct PoolerOptions(pub PoolerConfig);
+
+#[pymethods]
+impl PoolerOptions {
+    #[new]
+    #[pyo3(signature = (*, kind, normalize, dense = false, num_labels = 0, activation = "softmax"))]
+    fn new(kind: &str, normalize: bool, dense: bool, num_labels: usize, activation: &str) -> PyResult<Self> {
+        let kind = match kind {
+            "first" => PoolKind::First,
+            "last" => PoolKind::Last,
+            "mean" => PoolKind::Mean,
+            "max" => PoolKind::Max,
+            other => return Err(invalid(format!("kind: must be first, last, mean or max, got {other:?}"))),
+        };
+        let activation = match activation {
+            "identity" => LabelActivation::Identity,
+            "sigmoid" => LabelActivation::Sigmoid,
+            "softmax" => LabelActivation::Softmax,
+            other => {
+                return Err(invalid(format!("activation: must be identity, sigmoid or softmax, got {other:?}")));
+            }
+        };
+        Ok(Self(PoolerConfig { kind, normalize, activation, dense, num_labels }))
+    }
+}
+
+/// What is wanted of a sequence, as the kernels take it.
+pub fn pool_task(pooling: &octavo_wire::Pooling) -> PoolTask {
+    let (labels, each_token) = match pooling.task {
+        PoolingTask::Embed => (false, false),
+        PoolingTask::TokenEmbed => (false, true),
+        PoolingTask::Classify | PoolingTask::Score => (true, false),
+        PoolingTask::TokenClassify | PoolingTask::Reward => (true, true),
+    };
+    let dimensions = pooling.dimensions.map(|count| count as usize);
+    PoolTask { labels, each_token, dimensions, normalize: pooling.normalize }
 }
 
 /// What a prompt was pooled to.

@@ -1,16 +1,20 @@
 """The native executor: loads a model into Rust, which runs each step whole; imports no torch."""
 
+from dataclasses import replace
 from typing import Any
 
 from octavo._core import CpuKernels, Engine, NativeDecoder, PagedKvCache, Plan
 from octavo.backends.base import HostBackend, bind_arenas
 from octavo.engine.executor.cache import paged_kv_cache
+from octavo.engine.executor.encoder import pooler_options
 from octavo.engine.start import EngineStart
 from octavo.models.checkpoint import Checkpoint
-from octavo.models.native_weights import load_native, random_native
+from octavo.models.layout import parameters
+from octavo.models.native_weights import load_native, load_pooling, random_native
+from octavo.models.pooled_layout import pooled_layout
 from octavo.models.registry import spec_for
 from octavo.models.rope import cos_sin_table
-from octavo.models.spec import DecoderSpec
+from octavo.models.spec import DecoderSpec, PoolerSpec
 
 
 class NativeExecutor(HostBackend):
@@ -19,7 +23,10 @@ class NativeExecutor(HostBackend):
     def __init__(self, start: EngineStart, checkpoint: Checkpoint) -> None:
         """Loads the weights, with a progress bar. ModelError when they do not fit the config."""
         memory, model = start.memory, start.config.model
-        spec = self._spec = spec_for(checkpoint.config)
+        spec, pooler = spec_for(checkpoint.config), start.pooler
+        if pooler is not None:
+            spec = replace(spec, tied_head=True)  # it has no head
+        self._spec = spec
         self._memory, self._max_num_seqs = memory, start.config.scheduler.max_num_seqs
         self._kernels = CpuKernels(memory.threads)
         self._decoder = native_decoder(
@@ -28,9 +35,16 @@ class NativeExecutor(HostBackend):
             max_model_len=memory.max_model_len,
             max_num_tokens=memory.max_num_batched_tokens,
             max_num_seqs=self._max_num_seqs,
+            pooler=pooler,
         )
+        layout = None
+        if pooler is not None:
+            layout = pooled_layout(spec, pooler, [name for name, _ in checkpoint.tensors()])
         if model.load_format == "dummy":
-            random_native(self._decoder, spec, model, memory.dtype)
+            found = parameters(spec) if layout is None else layout.parameters
+            random_native(self._decoder, found, model, memory.dtype)
+        elif layout is not None:
+            load_pooling(self._decoder, layout, checkpoint, model)
         else:
             load_native(self._decoder, spec, checkpoint, model)
         self._engine: Engine | None = None
@@ -53,7 +67,13 @@ class NativeExecutor(HostBackend):
 
 
 def native_decoder(
-    kernels: CpuKernels, spec: DecoderSpec, *, max_model_len: int, max_num_tokens: int, max_num_seqs: int
+    kernels: CpuKernels,
+    spec: DecoderSpec,
+    *,
+    max_model_len: int,
+    max_num_tokens: int,
+    max_num_seqs: int,
+    pooler: PoolerSpec | None = None,
 ) -> NativeDecoder:
     """A decoder of `spec` without its weights."""
     return NativeDecoder(
@@ -73,4 +93,5 @@ def native_decoder(
         max_num_tokens=max_num_tokens,
         max_num_seqs=max_num_seqs,
         cos_sin=cos_sin_table(spec.rope, max_model_len),
+        pooler=None if pooler is None else pooler_options(pooler),
     )

@@ -87,6 +87,7 @@ impl Model {
             rotary_dim: HEAD_DIM,
             max_num_tokens: MAX_TOKENS,
             max_num_seqs: MAX_SEQUENCES,
+            pooler: None,
         };
         let angles = (0..MAX_TOKENS * HEAD_DIM).map(|at| ((at / HEAD_DIM) as f32 * 0.01).sin()).collect();
         let decoder = Decoder::new(Arc::clone(kernels), config, angles).expect("sizes that fit");
@@ -97,6 +98,7 @@ impl Model {
             num_kv_heads: NUM_KV_HEADS,
             head_dim: HEAD_DIM,
             max_num_seqs: MAX_SEQUENCES,
+            pooler: None,
             max_blocks_per_seq: MAX_TOKENS / BLOCK_SIZE,
             dtype: KvType::F16,
         };

@@ -2,6 +2,7 @@
 
 use crate::KernelError;
 use crate::loading::{Shape, Shapes};
+use crate::pooling::PoolerConfig;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderConfig {
@@ -28,6 +29,8 @@ pub struct DecoderConfig {
     pub max_num_tokens: usize,
     /// Samples of a step, at most.
     pub max_num_seqs: usize,
+    /// `Some`: hidden states are pooled, of any tokens of a step, and there are no logits.
+    pub pooler: Option<PoolerConfig>,
 }
 
 impl DecoderConfig {
@@ -69,6 +72,16 @@ impl DecoderConfig {
         self.num_heads * self.head_dim
     }
 
+    /// Tokens of a step that go through the last layer's MLP, at most.
+    pub(super) fn max_sampled(&self) -> usize {
+        if self.pooler.is_some() { self.max_num_tokens.max(self.max_num_seqs) } else { self.max_num_seqs }
+    }
+
+    /// Elements of the logits.
+    pub(super) fn num_logits(&self) -> usize {
+        if self.pooler.is_some() { 0 } else { self.max_num_seqs * self.vocab_size }
+    }
+
     pub(super) fn qkv_size(&self) -> usize {
         (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
     }
@@ -80,6 +93,9 @@ impl Shapes for DecoderConfig {
     fn shape(&self, name: &str) -> Option<Shape> {
         use Shape::{Matrix, Vector};
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
+        if let Some(shape) = self.pooler.as_ref().and_then(|pooler| pooler.shape(name, hidden)) {
+            return Some(shape);
+        }
         match name {
             "embedding" => return Some(Matrix(self.vocab_size, hidden)),
             "final_norm" => return Some(Vector(hidden)),
@@ -116,6 +132,7 @@ impl Shapes for DecoderConfig {
         if !self.tied_head {
             names.push("head".to_owned());
         }
+        names.extend(self.pooler.iter().flat_map(PoolerConfig::required));
         names
     }
 }

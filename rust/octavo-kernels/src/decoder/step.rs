@@ -154,6 +154,9 @@ impl Step<'_> {
         team.each(stream.rows, |row| {
             self.norm_row(&self.weights.final_norm, (stream.residual, row), (sampled, row));
         });
+        if self.weights.pooler.is_some() {
+            return;
+        }
         let Some(pointer) = self.logits else {
             return greedy.find(self.kernels, team, self.weights.head(), sampled, stream.rows);
         };

@@ -4,6 +4,7 @@ use super::config::DecoderConfig;
 use crate::KernelError;
 use crate::linear::Linear;
 use crate::loading::Loading;
+use crate::pooling::Pooler;
 
 /// All parameters of a decoder.
 pub(super) struct Weights {
@@ -12,6 +13,7 @@ pub(super) struct Weights {
     pub(super) final_norm: Vec<f32>,
     /// None: the embedding.
     head: Option<Linear>,
+    pub(super) pooler: Option<Pooler>,
 }
 
 pub(super) struct Layer {
@@ -38,6 +40,7 @@ impl Weights {
             layers,
             final_norm: loading.take_vector("final_norm"),
             head: (!config.tied_head).then(|| loading.take_matrix("head")),
+            pooler: config.pooler.as_ref().map(|pooler| Pooler::finish(loading, pooler)).transpose()?,
         })
     }
 
@@ -61,6 +64,7 @@ impl Weights {
             + self.layers.iter().map(layer_bytes).sum::<usize>()
             + size_of_val(&*self.final_norm)
             + self.head.as_ref().map_or(0, Linear::bytes)
+            + self.pooler.as_ref().map_or(0, Pooler::bytes)
     }
 }
 

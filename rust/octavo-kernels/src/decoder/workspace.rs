@@ -37,7 +37,7 @@ pub(super) struct Workspace {
 impl Workspace {
     pub(super) fn new(config: &DecoderConfig, weights: &Weights, threads: usize) -> Self {
         let layers = &weights.layers;
-        let (tokens, hidden, samples) = (config.max_num_tokens, config.hidden_size, config.max_num_seqs);
+        let (tokens, hidden, samples) = (config.max_num_tokens, config.hidden_size, config.max_sampled());
         let slice = slice_rows(config);
         let normed = Contents::for_readers(layers.iter().flat_map(|layer| [&layer.qkv, &layer.gate, &layer.up]));
         let activated = Contents::for_readers(layers.iter().map(|layer| &layer.down));
@@ -46,6 +46,7 @@ impl Workspace {
             Contents::Codes if !writes_whole_blocks(config.head_dim) => Contents::Both,
             contents => contents,
         };
+        let sampled = if weights.pooler.is_some() { Contents::Floats } else { weights.head().reads() };
         Self {
             residual: Activations::new(tokens, hidden, Contents::Floats),
             normed: Activations::new(slice, hidden, normed),
@@ -54,17 +55,17 @@ impl Workspace {
             activated: Activations::new(slice, config.intermediate_size, activated),
             sampled_residual: Activations::new(samples, hidden, Contents::Floats),
             sampled_attended: Activations::new(samples, config.query_size(), attended),
-            sampled: Activations::new(samples, hidden, weights.head().reads()),
-            logits: vec![0.0; config.max_num_seqs * config.vocab_size],
+            sampled: Activations::new(samples, hidden, sampled),
+            logits: vec![0.0; config.num_logits()],
             greedy: Greedy::new(threads),
-            sampled_tokens: Vec::with_capacity(config.max_num_seqs),
-            sample_rows: Vec::with_capacity(config.max_num_seqs),
+            sampled_tokens: Vec::with_capacity(samples),
+            sample_rows: Vec::with_capacity(samples),
         }
     }
 
     /// Bytes of all rows, in float32 and int8 whatever the weights want.
     pub(super) fn bytes(config: &DecoderConfig) -> usize {
-        let (tokens, hidden, samples) = (config.max_num_tokens, config.hidden_size, config.max_num_seqs);
+        let (tokens, hidden, samples) = (config.max_num_tokens, config.hidden_size, config.max_sampled());
         let slice = slice_rows(config);
         Activations::bytes(tokens, hidden, Contents::Floats)
             + Activations::bytes(slice, hidden, Contents::Both)
@@ -74,7 +75,7 @@ impl Workspace {
             + Activations::bytes(samples, hidden, Contents::Floats)
             + Activations::bytes(samples, config.query_size(), Contents::Both)
             + Activations::bytes(samples, hidden, Contents::Both)
-            + samples * config.vocab_size * size_of::<f32>()
+            + config.num_logits() * size_of::<f32>()
     }
 
     /// Finds the tokens that are sampled, and which samples share one: the answers of a request with n > 1 do.

@@ -142,10 +142,9 @@ impl Workspace {
     }
 
     /// Bytes of all rows, in float32 and int8 whatever the weights want.
-    pub(super) fn bytes(config: &EncoderConfig) -> usize {
-        let (tokens, hidden) = (config.max_num_tokens, config.hidden_size);
+    pub(super) fn bytes(hidden: usize, intermediate: usize, tokens: usize) -> usize {
         2 * Activations::bytes(tokens, hidden, Contents::Both)
             + Activations::bytes(tokens, 3 * hidden, Contents::Floats)
-            + Activations::bytes(SLICE.min(tokens), config.intermediate_size, Contents::Both)
+            + Activations::bytes(SLICE.min(tokens), intermediate, Contents::Both)
     }
 }

@@ -54,6 +54,7 @@ impl Model {
             rotary_dim: head_dim,
             max_num_tokens: MAX_TOKENS,
             max_num_seqs: MAX_SEQS,
+            pooler: None,
         };
         let (mut matrices, mut vectors) = (Vec::new(), Vec::new());
         let mut matrix = |random: &mut Random, name: String, parts: &[usize], columns: usize| {
