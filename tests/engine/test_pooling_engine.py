@@ -120,7 +120,7 @@ def save(model: PreTrainedModel, folder: Path) -> str:
 
 
 def hidden_states(model: Any, prompt: Sequence[int], **inputs: Any) -> torch.Tensor:
-    with torch.inference_mode():
+    with torch.no_grad():
         states = model(input_ids=torch.tensor([list(prompt)]), **inputs).last_hidden_state[0]
     assert isinstance(states, torch.Tensor)
     return states
@@ -156,16 +156,16 @@ def test_a_cross_encoder_scores_pairs_and_a_classifier_has_probabilities(tmp_pat
     with served(save(model, tmp_path / "three")) as classifier:
         assert classifier.prepared.pooling == {"classify"}
         for prompt, labels in zip(PROMPTS, classifier.pool(PROMPTS, "classify"), strict=True):
-            with torch.inference_mode():
+            with torch.no_grad():
                 assert_close(labels, model(input_ids=torch.tensor([prompt])).logits[0].softmax(0))
     model = BertForSequenceClassification(BertConfig(**SIZES, num_labels=1))
     with served(save(model, tmp_path / "one")) as scorer:
         assert scorer.prepared.pooling == {"classify", "score"}
         for prompt, score in zip(PROMPTS, scorer.pool(PROMPTS, "score"), strict=True):
-            with torch.inference_mode():
+            with torch.no_grad():
                 assert_close(score, model(input_ids=torch.tensor([prompt])).logits[0].sigmoid())
         (plain,) = scorer.pool(PROMPTS[:1], "score", normalize=False)
-        with torch.inference_mode():
+        with torch.no_grad():
             assert_close(plain, model(input_ids=torch.tensor(PROMPTS[:1])).logits[0])
 
 
@@ -289,5 +289,5 @@ def test_minilm_in_transformers_own_words(tmp_path: Path) -> None:
     with served(str(tmp_path)) as cross_encoder:
         (score,) = cross_encoder.pool([(texts[0], texts[1])], "score")
     inputs = tokenizer(texts[0], texts[1], truncation=False, padding=False, return_tensors="pt")
-    with torch.inference_mode():
+    with torch.no_grad():
         assert_close(score, scorer(**inputs).logits[0].sigmoid())

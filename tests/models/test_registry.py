@@ -47,7 +47,7 @@ def test_windows_of_qwen() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not supported; supported: Llama"),
+        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not supported; supported: Bert"),
         ({"architectures": []}, "no architectures"),
         ({"architectures": None}, "no architectures"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
