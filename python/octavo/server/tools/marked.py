@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from octavo.server.markup.json_text import pass_arguments, read_call, read_calls
-from octavo.server.markup.reader import SPACE, Malformed, Markers, Reader, Reading, markers
+from octavo.server.markup.reader import SPACE, Malformed, Reader, Reading, markers
 from octavo.server.markup.sink import MAX_NAME_CHARACTERS, Grammar, Sink
 
 _WHITE = re.compile(r"\s+")
@@ -42,7 +42,7 @@ class Format:
 
 def read_output(format: Format, reader: Reader, sink: Sink) -> Reading[None]:
     """Content and calls, to the end. Markers without a call between them are content."""
-    wanted = Markers((*format.markers, "\n") if format.line_starts else format.markers)
+    wanted = markers(*format.markers, *(["\n"] if format.line_starts else []))
     marker = "\n"
     in_call = in_frame = False
     while marker:
