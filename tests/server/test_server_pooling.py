@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -330,6 +331,35 @@ async def test_only_matryoshka_embeddings_can_be_short(embedder: Client, folders
 )
 async def test_what_cannot_be_done_is_named(embedder: Client, path: str, body: dict[str, Any], param: str) -> None:
     assert await refused(embedder, path, **body) == param
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/embeddings": {"input": ["cat", "dog"], "encoding_format": "base64", "dimensions": HIDDEN, "endianness": "big"},
+    "/v2/embed": {"texts": ["cat"], "embedding_types": ["float", "binary"], "truncate": "END", "max_tokens": 4},
+    "/pooling": {"input": [1, 2, 3], "task": "token_embed", "encoding_format": "bytes"},
+    "/score": {"text_1": "cat", "text_2": ["a", {"text": "b"}], "max_tokens_per_doc": 2},
+    "/rerank": {"query": "cat", "documents": ["a", "b"], "top_n": 1},
+    "/invocations": {"input": "cat", "query": "a", "documents": ["x"]},
+}
+VALUES: list[Any] = [
+    *(None, True, 0, -1, 2**31, 2**70, 1e308, -0.5, "", "cat", "\0", "bytes", [], {}, [[]], [[1]], [1, "a"], ["a", 1]),
+    *([-1], [10**9], {"a": 1}, [{"text": 1}], {"content": [{"type": "text", "text": "x"}]}, ["cat"] * 50, [None]),
+]
+
+
+async def test_no_mutated_body_is_more_than_a_400(embedder: Client) -> None:
+    generator = random.Random(5)
+    statuses = set()
+    for _ in range(300):
+        path, body = generator.choice([*BODIES.items()])
+        changed = dict(body)
+        for name in generator.sample([*body, "messages", "input", "truncate_prompt_tokens"], 2):
+            changed[name] = generator.choice(VALUES)
+        async with embedder.session.post(path, json=changed) as response:
+            statuses.add(response.status)
+            assert response.status in (200, 400), (path, changed, await response.text())
+    assert statuses == {200, 400}
+    assert (await embedder.get("/health"))[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
