@@ -138,7 +138,7 @@ NO_SPECULATION = f"--speculative-config: octavo does not do this yet; {SPECULATI
             "--kv-cache-dtype: must be one of auto, float32, float16, bfloat16, int8, fp8, not 'fp8_e5m2'",
         ),
         (["--executor", "cuda"], "--executor: must be one of auto, native, torch, not 'cuda'"),
-        (["--task", "embed"], "--task: octavo does not do this yet"),
+        (["--task", "rank"], "--task: must be one of auto, generate, embed, score, classify, reward, not 'rank'"),
         (
             ["--speculative-config", '{"method": "ngram"}'],
             NO_SPECULATION,
