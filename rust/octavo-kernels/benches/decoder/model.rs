@@ -98,7 +98,6 @@ impl Model {
             num_kv_heads: NUM_KV_HEADS,
             head_dim: HEAD_DIM,
             max_num_seqs: MAX_SEQUENCES,
-            pooler: None,
             max_blocks_per_seq: MAX_TOKENS / BLOCK_SIZE,
             dtype: KvType::F16,
         };
