@@ -185,8 +185,10 @@ def test_what_the_cpu_samples_for_the_gpu(folder: Path, monkeypatch: pytest.Monk
         serving.submit(PROMPTS[4], 10, presence_penalty=0.9, repetition_penalty=1.2, logprobs=3)
         plain = serving.submit(PROMPTS[1], 10)
         biased = serving.submit(PROMPTS[1], 10, logit_bias=[(7, 100.0)])
+        masked = serving.submit(PROMPTS[1], 7, reasoning_end=[7, 8], thinking_token_budget=3)
         answers.append(serving.finish())
         assert answers[-1][biased, 0] == [7] * 10 != answers[-1][plain, 0]
+        assert answers[-1][masked, 0][:5] == [*answers[-1][plain, 0][:3], 7, 8]
     assert answers[0] == answers[1]
 
 
