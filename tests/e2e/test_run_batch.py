@@ -80,6 +80,22 @@ def test_good_lines_are_answered_whatever_the_others_are(tmp_path: Path) -> None
     assert time.monotonic() - began < 5
 
 
+def test_a_model_that_pools(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    bodies = {
+        "/v1/embeddings": {"input": "hello"},
+        "/v1/score": {"text_1": "hello", "text_2": ["hi", "car"]},
+        "/v1/rerank": {"query": "hello", "documents": ["hi", "car"]},
+    }
+    write(source, *({"custom_id": url, "method": "POST", "url": url, "body": body} for url, body in bodies.items()))
+    result = run(MODEL, "--convert", "embed", "-i", source, "-o", target, *QUICK)
+    assert result.returncode == 0, result.stderr
+    answers = {each["custom_id"]: each["response"] for each in read(target)}
+    assert {answer["status_code"] for answer in answers.values()} == {200}
+    assert answers["/v1/embeddings"]["body"]["data"][0]["embedding"]
+    assert len(answers["/v1/score"]["body"]["data"]) == len(answers["/v1/rerank"]["body"]["results"]) == 2
+
+
 def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     names = [f"line-{number}" for number in range(24)]

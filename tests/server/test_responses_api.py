@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
-from server_process import Client, ServerProcess, connect
+from server_process import Client, ServerProcess, connect, until
 
 from octavo.server.errors import ApiError
 from octavo.server.parts import Content, Part, Reasoning, ToolCallArguments, ToolCallStart
@@ -51,6 +51,17 @@ async def create(client: Client, **body: Any) -> dict[str, Any]:
     assert status == 200, answer
     Response.model_validate(answer)
     return answer
+
+
+async def finished(client: Client, begun: dict[str, Any]) -> dict[str, Any]:
+    """A response that is made in the background, when it is done."""
+
+    async def done() -> dict[str, Any] | None:
+        _, response = await client.get(f"/v1/responses/{begun['id']}")
+        return None if response["status"] == "in_progress" else response
+
+    response: dict[str, Any] = await until(done, 30.0)
+    return response
 
 
 def text_of(response: dict[str, Any]) -> str:
@@ -133,9 +144,7 @@ async def test_a_stored_answer_is_gone_on_with(model_client: Client) -> None:
 async def test_the_background(model_client: Client) -> None:
     begun = await create(model_client, input="Count.", background=True, max_output_tokens=4, ignore_eos=True)
     assert begun["status"] == "in_progress"
-    path = f"/v1/responses/{begun['id']}"
-    while (response := (await model_client.get(path))[1])["status"] == "in_progress":
-        pass
+    response = await finished(model_client, begun)
     assert (response["status"], response["usage"]["output_tokens"]) == ("incomplete", 4)
 
     long = await create(model_client, input="Count.", background=True, max_output_tokens=1500, ignore_eos=True)
@@ -145,9 +154,7 @@ async def test_the_background(model_client: Client) -> None:
     await model_client.still_serves()
     assert (await model_client.post(f"/v1/responses/{begun['id']}/cancel"))[1]["status"] == "incomplete"
     refused = await create(model_client, input="word " * 3000, background=True)
-    path = f"/v1/responses/{refused['id']}"
-    while (response := (await model_client.get(path))[1])["status"] == "in_progress":
-        pass
+    response = await finished(model_client, refused)
     assert response["status"] == "failed"
     assert "maximum context length" in response["error"]["message"]
 
