@@ -53,7 +53,8 @@ pub struct ArenaLayout {
     pub input_bytes: usize,
     has_device: bool,
     pub(crate) num_deltas: usize,
-    pub(crate) max_logprobs: usize,
+    /// Width of the columns `top_ids` and `top_logprobs`.
+    pub max_logprobs: usize,
 }
 
 /// The memory of the step's columns, lent call by call. Each arena has at least `ArenaLayout::bytes` bytes and is
@@ -85,7 +86,7 @@ impl ArenaLayout {
         use Element::{Float32, Int32, Int64};
         let tokens = config.max_num_batched_tokens as usize;
         let rows = config.max_num_seqs as usize;
-        let top = rows * config.max_logprobs as usize;
+        let top = rows * config.logprobs_width() as usize;
         // Each running sequence may start a block and replace a shared one; new tokens fill blocks; and a few
         // sequences may enter with a whole table from the prefix cache or from a fork.
         let deltas = 4 * rows + tokens.div_ceil(config.block_size as usize) + 8 * config.max_blocks_per_seq() as usize;
@@ -169,7 +170,7 @@ impl ArenaLayout {
             has_device: config.device_work.is_some(),
             columns,
             num_deltas: deltas,
-            max_logprobs: config.max_logprobs as usize,
+            max_logprobs: config.logprobs_width() as usize,
         }
     }
 

@@ -8,6 +8,7 @@ use octavo_wire::{
 };
 
 use crate::arena::ArenaView;
+use crate::beam;
 use crate::config::EngineConfig;
 use crate::plan::Step;
 use crate::request::{Ending, Request, Requests, Sequence, SequenceKey};
@@ -80,7 +81,7 @@ impl Outbox {
     }
 
     /// An output without tokens of one choice, to be completed.
-    fn output(&mut self, request: RequestId, num_cached: u32, choice: u32) -> &mut ChoiceOutput {
+    pub fn output(&mut self, request: RequestId, num_cached: u32, choice: u32) -> &mut ChoiceOutput {
         let mut output = self.spare.pop().unwrap_or_else(|| ChoiceOutput {
             request: 0,
             choice: 0,
@@ -228,7 +229,10 @@ pub(crate) fn commit(
         if requests.sequences[entry.key].num_output() == 0 && requests.sequences[entry.key].turn.choice == 0 {
             scheduler.counters.prompt_tokens += u64::from(requests.sequences[entry.key].num_prompt);
         }
-        if samples.len() > 1 {
+        if requests.requests[request].beams.is_some() {
+            let top = samples.start * max_logprobs..(samples.start + 1) * max_logprobs;
+            beam::expand(entry.key, top, view, config, time, requests, scheduler, outbox);
+        } else if samples.len() > 1 {
             scheduler.fork(requests, entry.key);
             for (choice, sample) in samples.enumerate() {
                 let key = requests.requests[request].choices[choice].expect("it has just been forked");
@@ -298,7 +302,7 @@ fn finish_reason(request: &Request, sequence: &Sequence, token: u32, eos: &[u32]
     (sequence.len() >= sequence.limit).then_some(FinishReason::Length)
 }
 
-fn timings(request: &Request, sequence: &Sequence, time: f64) -> Timings {
+pub(crate) fn timings(request: &Request, sequence: &Sequence, time: f64) -> Timings {
     Timings {
         arrival: request.arrival,
         scheduled: request.scheduled,

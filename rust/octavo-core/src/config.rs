@@ -49,7 +49,7 @@ pub struct EngineConfig {
     pub max_num_queued_reqs: Option<u32>,
     /// Catching-up tokens of one sequence in one step, at most; 0: the fair share alone decides.
     pub long_prefill_token_threshold: u32,
-    /// Width of the `top_ids` and `top_logprobs` columns.
+    /// Log-probabilities that a request may ask for.
     pub max_logprobs: u32,
     /// Sequences without a seed of their own draw from this one.
     pub seed: u64,
@@ -62,7 +62,20 @@ pub struct EngineConfig {
     pub pooling: Option<PoolingLimits>,
 }
 
+/// Beams of one search: their candidates, two for each, are as many log-probabilities as a GPU gives for a sample.
+const MAX_BEAM_WIDTH: u32 = 16;
+
 impl EngineConfig {
+    /// Beams of one search that this engine can run. In a smaller vocabulary their candidates would not be distinct.
+    pub fn max_beam_width(&self) -> u32 {
+        MAX_BEAM_WIDTH.min(self.max_num_seqs).min(self.vocab_size / 2)
+    }
+
+    /// Width of the `top_ids` and `top_logprobs` columns.
+    pub fn logprobs_width(&self) -> u32 {
+        self.max_logprobs.max(2 * self.max_beam_width())
+    }
+
     /// Width of a block table.
     pub fn max_blocks_per_seq(&self) -> u32 {
         self.max_model_len.div_ceil(self.block_size)

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::arena::{ArenaLayout, Arenas, NUM_ARENAS};
 use crate::attention_work::WorkPlanner;
+use crate::beam::{self, BeamSearch};
 use crate::blocks::BlockTable;
 use crate::commit::{self, Outbox, Refusal, ReportSink, STRUCTURE};
 use crate::config::{EngineConfig, Policy};
@@ -409,7 +410,8 @@ impl Engine {
         }
         let rules = Rules::new(&sampling, structure, self.config.vocab_size, &self.config.eos_token_ids, &banned);
         let stage = rules.begin();
-        let num_choices = sampling.n;
+        let beams = sampling.beams.map(|beams| Box::new(BeamSearch::new(beams)));
+        let num_choices = beams.as_ref().map_or(sampling.n, |search| search.width());
         let limits = self.config.pooling.as_ref();
         let is_whole = pooling.zip(limits).is_some_and(|(pooling, limits)| limits.is_whole(pooling.task));
         let salted = !cache_salt.is_empty();
@@ -427,6 +429,7 @@ impl Engine {
             scheduled: 0.0,
             choices: vec![None; num_choices as usize],
             num_live: 0,
+            beams,
         };
         let key = self.requests.insert(request, |request| Sequence {
             request,
@@ -450,6 +453,7 @@ impl Engine {
             pending: None,
             ending: Ending::None,
             stage,
+            is_expanded: false,
             first_token: 0.0,
             num_preemptions: 0,
         });
@@ -510,8 +514,16 @@ impl Engine {
         if sampling.max_tokens == 0 {
             return Err("max_tokens is 0".into());
         }
-        if sampling.logprobs.is_some_and(|count| count > config.max_logprobs) {
-            return Err(format!("more log-probabilities are asked for than the {} allowed", config.max_logprobs));
+        let mut most_logprobs = config.max_logprobs;
+        if let Some(beams) = sampling.beams {
+            let most = config.max_beam_width();
+            if beams.width < sampling.n || beams.width > most {
+                return Err(format!("a beam search for n={} of {} beams: at most {most} fit", sampling.n, beams.width));
+            }
+            most_logprobs = config.logprobs_width();
+        }
+        if sampling.logprobs.is_some_and(|count| count > most_logprobs) {
+            return Err(format!("more log-probabilities are asked for than the {most_logprobs} allowed"));
         }
         if let Some(end) = sampling.reasoning_end.iter().find(|&&token| token >= config.vocab_size) {
             return Err(format!(
@@ -530,7 +542,11 @@ impl Engine {
             let Submission { sampling, arrival, .. } = self.compiling.swap_remove(index).submission;
             return self.outbox.abort(id, sampling.n, arrival);
         }
-        let Some(request) = self.requests.find(id) else { return };
+        let Some(index) = self.requests.index_of(id) else { return };
+        let request = &self.requests.requests[index];
+        if request.beams.is_some() {
+            return beam::abort(index, now(), &mut self.requests, &mut self.scheduler, &mut self.outbox);
+        }
         for key in request.choices.clone().into_iter().flatten() {
             let sequence = &mut self.requests.sequences[key];
             if sequence.in_flight == 0 {
@@ -542,7 +558,7 @@ impl Engine {
     }
 
     fn stop(&mut self, id: RequestId, choice: u32) {
-        let Some(request) = self.requests.find(id) else { return };
+        let Some(request) = self.requests.find(id).filter(|request| request.beams.is_none()) else { return };
         let Some(&Some(key)) = request.choices.get(choice as usize) else { return };
         if self.requests.sequences[key].num_choices > 1 {
             // Nothing was sampled yet, so no text can have met a stop string.

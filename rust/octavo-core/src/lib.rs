@@ -12,6 +12,7 @@
 //! - `arena`, `plan`: the step as columns, in memory that the backend owns
 //! - `attention_work`, `history`: for a GPU, which of its blocks takes which keys, and which tokens its rows have had
 //! - `pooling`: prompts that become vectors instead of answers
+//! - `beam`: the sequences of a beam search, ranked and derived from each other after each step
 //! - `commit`: what the backend sampled goes to the sequences and, as one frame, to the front end
 //! - `engine`: the public face: plan, run, commit
 //! - `stats`: counters and the clock
@@ -54,6 +55,8 @@ mod attention_work;
 mod history;
 
 mod pooling;
+
+mod beam;
 
 mod commit;
 

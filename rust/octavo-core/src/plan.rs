@@ -3,6 +3,8 @@
 //! [`Step`] is what the scheduler decides and the commit needs; [`Plan`] is the part that the backend sees as scalars;
 //! [`Step::fill`] writes the rest into an arena, and [`Step::fill_device`] what a GPU needs besides.
 
+use octavo_wire::RequestId;
+
 use crate::arena::{ArenaView, DeviceView};
 use crate::attention_work::WorkPlanner;
 use crate::blocks::BlockId;
@@ -20,6 +22,8 @@ pub struct Plan {
     pub num_reqs: u32,
     pub num_tokens: u32,
     pub num_samples: u32,
+    /// Samples whose logits Python changes first.
+    pub num_processed: u32,
     pub max_query_len: u32,
     pub max_context_len: u32,
     pub num_table_deltas: u32,
@@ -33,6 +37,9 @@ pub struct Plan {
 /// What the sampler needs for one sample of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleRow<'a> {
+    pub request: RequestId,
+    /// Python's logits processors change its logits first.
+    pub is_processed: bool,
     /// 0 is greedy.
     pub temperature: f32,
     /// 0 keeps all.
@@ -105,7 +112,7 @@ impl Step {
     /// Writes the input columns and the scalars.
     pub fn fill(&mut self, epoch: u64, arena: usize, requests: &mut Requests, block_size: u32, view: &mut ArenaView) {
         let (mut num_tokens, mut num_samples, mut num_deltas) = (0, 0, 0);
-        let (mut max_query_len, mut max_context_len) = (0, 0);
+        let (mut max_query_len, mut max_context_len, mut num_processed) = (0, 0, 0);
         let mut delta = |row: u32, column: usize, block: BlockId| {
             view.delta_row[num_deltas] = row as i32;
             view.delta_column[num_deltas] = column as i32;
@@ -145,6 +152,9 @@ impl Step {
                 view.sample_row[num_samples] = sample_row as i32;
                 num_samples += 1;
             }
+            if requests.requests[sequence.request].sampling.is_processed {
+                num_processed += entry.num_samples;
+            }
             max_query_len = max_query_len.max(entry.count);
             max_context_len = max_context_len.max(entry.start + entry.count);
         }
@@ -163,6 +173,7 @@ impl Step {
             num_reqs: self.entries.len() as u32,
             num_tokens: num_tokens as u32,
             num_samples: num_samples as u32,
+            num_processed,
             max_query_len,
             max_context_len,
             num_table_deltas: num_deltas as u32,
@@ -227,6 +238,8 @@ impl Step {
             // Not that of the sequence, which knows the tokens of committed steps only.
             let num_output = entry.start + entry.count - sequence.num_prompt;
             (0..entry.num_samples).map(move |choice| SampleRow {
+                request: request.id,
+                is_processed: sampling.is_processed,
                 temperature: sampling.temperature,
                 top_k: sampling.top_k,
                 top_p: sampling.top_p,
@@ -244,7 +257,7 @@ impl Step {
                 allowed: Some(sampling.allowed_token_ids.as_slice()).filter(|allowed| !allowed.is_empty()),
                 bad_words: &sampling.bad_words,
                 logit_bias: &sampling.logit_bias,
-                num_logprobs: sampling.logprobs,
+                num_logprobs: request.num_logprobs(),
             })
         })
     }

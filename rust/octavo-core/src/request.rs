@@ -8,6 +8,7 @@ use std::sync::Arc;
 use octavo_wire::{Pooling, RequestId, Sampling};
 use slab::Slab;
 
+use crate::beam::BeamSearch;
 use crate::blocks::BlockTable;
 use crate::constraint::{Rules, Stage};
 use crate::hash::{BlockHash, BlockHasher, HashKeyed};
@@ -49,6 +50,8 @@ pub(crate) struct Request {
     pub choices: Vec<Option<SequenceKey>>,
     /// Sequences that have not ended.
     pub num_live: u32,
+    /// `Some`: its sequences are the beams of a search.
+    pub beams: Option<Box<BeamSearch>>,
 }
 
 impl Request {
@@ -59,8 +62,15 @@ impl Request {
             || !sampling.allowed_token_ids.is_empty()
             || !sampling.bad_words.is_empty()
             || !self.rules.is_empty()
-            || sampling.logprobs.is_some_and(|count| count > DEVICE_LOGPROBS)
+            || sampling.is_processed
+            || self.num_logprobs().is_some_and(|count| count > DEVICE_LOGPROBS)
             || !self.banned_after(num_output).is_empty()
+    }
+
+    /// Log-probabilities that a sample gives.
+    pub fn num_logprobs(&self) -> Option<u32> {
+        let candidates = self.beams.as_ref().map(|search| search.num_candidates());
+        self.sampling.logprobs.max(candidates)
     }
 
     pub fn has_penalties(&self) -> bool {
@@ -129,6 +139,8 @@ pub(crate) struct Sequence {
     pub pending: Option<BlockHash>,
     pub ending: Ending,
     pub stage: Stage,
+    /// A beam whose candidates are known; it waits for those of the others.
+    pub is_expanded: bool,
     pub first_token: f64,
     pub num_preemptions: u32,
 }
@@ -136,6 +148,10 @@ pub(crate) struct Sequence {
 impl Sequence {
     pub fn len(&self) -> u32 {
         self.tokens.len() as u32
+    }
+    /// Whether it waits for a row.
+    pub fn is_queued(&self) -> bool {
+        self.row.is_none() && !self.is_expanded
     }
     /// Tokens to be computed before the next one can be sampled.
     pub fn num_missing(&self) -> u32 {
@@ -178,8 +194,12 @@ impl Requests {
         self.by_id.contains_key(&id)
     }
 
+    pub fn index_of(&self, id: RequestId) -> Option<usize> {
+        self.by_id.get(&id).copied()
+    }
+
     pub fn find(&self, id: RequestId) -> Option<&Request> {
-        Some(&self.requests[*self.by_id.get(&id)?])
+        Some(&self.requests[self.index_of(id)?])
     }
 
     pub fn request_of(&self, key: SequenceKey) -> &Request {

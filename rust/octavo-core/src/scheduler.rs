@@ -14,6 +14,7 @@
 //! sequence in a step that is not committed is not preempted, and not planned again either, unless it may run ahead
 //! (`EngineConfig::async_decode`).
 
+use crate::beam;
 use crate::blocks::{BlockId, BlockPool};
 use crate::config::EngineConfig;
 use crate::hash::{BlockHash, BlockHasher};
@@ -40,7 +41,7 @@ pub(crate) struct Scheduler {
     /// By turn.
     pub running: Vec<SequenceKey>,
     /// Free ones, smallest last.
-    rows: Vec<u32>,
+    pub rows: Vec<u32>,
     pub pool: BlockPool,
     pub hasher: BlockHasher,
     pub counters: Counters,
@@ -49,6 +50,8 @@ pub(crate) struct Scheduler {
     /// In this step a sequence lacked blocks: it is not the time to admit others.
     pressed: bool,
     // Scratch of one step.
+    /// Those that ran when it began.
+    order: Vec<SequenceKey>,
     behind: Vec<SequenceKey>,
     found: Vec<(BlockId, Content)>,
     /// The next block of each sequence that is catching up in a step.
@@ -75,6 +78,7 @@ impl Scheduler {
             counters: Counters::default(),
             blocked: None,
             pressed: false,
+            order: Vec::new(),
             behind: Vec::new(),
             found: Vec::new(),
             pending: Vec::new(),
@@ -101,11 +105,13 @@ impl Scheduler {
     fn run_ready(&mut self, requests: &mut Requests, step: &mut Step) {
         self.behind.clear();
         self.pending.clear();
-        let mut index = 0;
-        // Preemption shortens the list behind the index, never before it.
-        while let Some(&key) = self.running.get(index) {
+        self.order.clone_from(&self.running);
+        for index in 0..self.order.len() {
+            let key = self.order[index];
             let sequence = &requests.sequences[key];
-            if sequence.in_flight > 0 {
+            if sequence.row.is_none() || sequence.is_expanded {
+                // Preempted meanwhile, or with nothing to compute.
+            } else if sequence.in_flight > 0 {
                 self.pending.extend(sequence.pending);
                 if self.may_run_ahead(requests, key) {
                     self.run(requests, step, key, 1);
@@ -115,7 +121,6 @@ impl Scheduler {
             } else {
                 self.behind.push(key);
             }
-            index += 1;
         }
     }
 
@@ -131,7 +136,9 @@ impl Scheduler {
         let request = &requests.requests[sequence.request];
         // The GPU counts what it samples. What the host samples is not known before the commit.
         let is_counted = !request.has_penalties() || sequence.num_counted > sequence.len();
-        is_sampled && goes_on && is_counted && !request.needs_host(sequence.num_output())
+        // Which tokens its beams go on with is known when all are sampled.
+        let is_search = request.beams.is_some();
+        is_sampled && goes_on && is_counted && !is_search && !request.needs_host(sequence.num_output())
     }
 
     fn catch_up(&mut self, requests: &mut Requests, step: &mut Step) {
@@ -291,20 +298,36 @@ impl Scheduler {
         true
     }
 
-    /// Preempts the last sequence in turn which is in no step; false when there is none after `turn`.
+    /// Preempts the last sequence in turn which is in no step; false when there is none that yields to `turn`.
     fn preempt_after(&mut self, requests: &mut Requests, turn: Turn) -> bool {
         self.pressed = true;
-        let victim = self.running.iter().rposition(|&key| requests.sequences[key].in_flight == 0);
-        let Some(index) = victim.filter(|&index| requests.sequences[self.running[index]].turn > turn) else {
-            return false;
+        let yields = |&key: &SequenceKey| {
+            let sequence = &requests.sequences[key];
+            // A beam also yields to those that it waits for.
+            let is_later = sequence.turn > turn || sequence.is_expanded && sequence.turn.number == turn.number;
+            sequence.in_flight == 0 && is_later
         };
-        let key = self.running.remove(index);
+        let Some(index) = self.running.iter().rposition(yields) else { return false };
+        let key = self.running[index];
+        self.preempt(requests, key);
+        let request = requests.sequences[key].request;
+        if requests.requests[request].beams.is_some() {
+            beam::park(request, requests, self);
+        }
+        true
+    }
+
+    /// Takes row and blocks from a sequence that is in no step. It waits for others, unless it has nothing to compute.
+    pub fn preempt(&mut self, requests: &mut Requests, key: SequenceKey) {
+        let position = self.position(requests, requests.sequences[key].turn);
+        self.running.remove(position);
         let sequence = &mut requests.sequences[key];
         self.vacate(sequence);
         sequence.num_preemptions += 1;
         self.counters.num_preemptions += 1;
-        self.waiting.push(sequence.turn, key);
-        true
+        if sequence.is_queued() {
+            self.waiting.push(sequence.turn, key);
+        }
     }
 
     /// Takes rows and blocks from a sequence; its tokens stay.
@@ -461,7 +484,7 @@ impl Scheduler {
     }
 
     /// Where a turn stands, or would stand, in `running`.
-    fn position(&self, requests: &Requests, turn: Turn) -> usize {
+    pub fn position(&self, requests: &Requests, turn: Turn) -> usize {
         self.running.partition_point(|&key| requests.sequences[key].turn < turn)
     }
 
@@ -480,7 +503,7 @@ impl Scheduler {
                 || (computed == planned) != (sequence.in_flight == 0)
                 || planned > sequence.len() + u32::from(self.async_decode)
                 || sequence.num_synced > length
-                || sequence.num_missing() == 0 && sequence.in_flight == 0
+                || (sequence.num_missing() == 0 && sequence.in_flight == 0) != sequence.is_expanded
             {
                 return Err(format!("{computed} tokens of a sequence are computed, in {length} blocks"));
             }
@@ -500,8 +523,19 @@ impl Scheduler {
         }
         let idle =
             |key| sequences[key].row.is_none() && sequences[key].table.len() == 0 && sequences[key].in_flight == 0;
-        if !self.waiting.keys().all(idle) || self.waiting.len() + self.running.len() != sequences.len() {
+        let is_parked = |sequence: &Sequence| sequence.is_expanded && sequence.row.is_none();
+        let parked: Vec<SequenceKey> =
+            sequences.iter().filter(|(_, sequence)| is_parked(sequence)).map(|(key, _)| key).collect();
+        let num_known = self.waiting.len() + self.running.len() + parked.len();
+        if !self.waiting.keys().chain(parked).all(idle) || num_known != sequences.len() {
             return Err("a waiting sequence holds something, or a sequence is nowhere".into());
+        }
+        for (_, request) in &requests.requests {
+            let beams = || request.choices.iter().flatten().map(|&key| &sequences[key]);
+            let holds = |sequence: &Sequence| sequence.is_expanded && sequence.row.is_some();
+            if beams().any(holds) && beams().any(Sequence::is_queued) {
+                return Err("a beam holds a row for one that waits".into());
+            }
         }
         let live: u32 = requests.requests.iter().map(|(_, request)| request.num_live).sum();
         if live as usize != sequences.len() {

@@ -172,6 +172,31 @@ impl NativeDecoder {
         })?
     }
 
+    fn step_logits(
+        &self,
+        py: Python<'_>,
+        engine: &Engine,
+        epoch: u64,
+        cache: &PagedKvCache,
+        logits: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let mut logits = Access::default().write::<f32>("logits", logits)?;
+        let logits = logits.slice();
+        detached(py, || {
+            let Inner { decoder, columns } = &mut *lock(&self.0)?;
+            let mut cache = lock(&cache.0)?;
+            engine.read_step(epoch, columns)?;
+            cache.begin_step(columns.meta()).map_err(kernel_error)?;
+            let StepColumns { input_ids, positions, logits_index, .. } = &*columns;
+            let found = decoder.forward(&mut cache, input_ids, positions, logits_index).map_err(kernel_error)?;
+            if found.len() != logits.len() {
+                return Err(invalid(format!("logits: {} elements, expected {}", logits.len(), found.len())));
+            }
+            logits.copy_from_slice(found);
+            Ok(())
+        })?
+    }
+
     fn step(&self, py: Python<'_>, engine: &Engine, epoch: u64, cache: &PagedKvCache) -> PyResult<()> {
         detached(py, || {
             let Inner { decoder, columns } = &mut *lock(&self.0)?;

@@ -23,6 +23,9 @@ fn engine_error(error: EngineError) -> PyErr {
     }
 }
 
+/// Index, request, prompt and output.
+type ProcessedSample = (usize, u64, Vec<u32>, Vec<u32>);
+
 /// One step, as scalars.
 #[pyclass(frozen, get_all, module = "octavo._core")]
 pub struct Plan {
@@ -31,6 +34,7 @@ pub struct Plan {
     num_reqs: u32,
     num_tokens: u32,
     num_samples: u32,
+    num_processed: u32,
     max_query_len: u32,
     max_context_len: u32,
     num_table_deltas: u32,
@@ -47,6 +51,7 @@ impl From<octavo_core::Plan> for Plan {
             num_reqs: plan.num_reqs,
             num_tokens: plan.num_tokens,
             num_samples: plan.num_samples,
+            num_processed: plan.num_processed,
             max_query_len: plan.max_query_len,
             max_context_len: plan.max_context_len,
             num_table_deltas: plan.num_table_deltas,
@@ -233,6 +238,14 @@ impl Engine {
         })
     }
 
+    fn processed_samples(&self, py: Python<'_>, epoch: u64) -> PyResult<Vec<ProcessedSample>> {
+        self.call(py, |inner| {
+            let rows = inner.engine.sampling(epoch).map_err(engine_error)?.enumerate();
+            let rows = rows.filter(|(_, row)| row.is_processed);
+            Ok(rows.map(|(index, row)| (index, row.request, row.prompt.to_vec(), row.output.to_vec())).collect())
+        })
+    }
+
     fn commit(&self, py: Python<'_>, epoch: u64) -> PyResult<()> {
         self.call(py, |Inner { engine, arenas }| engine.commit(epoch, arenas).map_err(engine_error))
     }
@@ -331,7 +344,7 @@ impl Engine {
         let mut inner = lock(&self.0)?;
         let Inner { engine, arenas } = &mut *inner;
         let plan = engine.step(epoch).map_err(engine_error)?;
-        let (samples, width) = (plan.num_samples as usize, engine.config().max_logprobs as usize);
+        let (samples, width) = (plan.num_samples as usize, engine.arena_layout().max_logprobs);
         let out = output_columns(engine.arena_layout(), arenas.arena(plan.arena), samples, width);
         for (sampled, token) in out.sampled.iter_mut().zip(tokens) {
             *sampled = token.map_or(-1, |token| token as i32);
@@ -361,7 +374,7 @@ impl Engine {
                 invalid(format!("samples: an index is not below the step's number of samples, {num_samples}"))
             })?;
         }
-        let (vocab_size, width) = (engine.config().vocab_size as usize, engine.config().max_logprobs as usize);
+        let (vocab_size, width) = (engine.config().vocab_size as usize, engine.arena_layout().max_logprobs);
         if logits.len() != rows.len() * vocab_size {
             let (samples, length) = (rows.len(), logits.len());
             return Err(invalid(format!("logits: {length} elements, expected {samples} rows of {vocab_size}")));

@@ -22,7 +22,8 @@ impl Sampling {
                         logit_bias = Vec::new(), logprobs = None, structure = None, reasoning_end = Vec::new(),
                         thinking_token_budget = None, best_of = None, repetition_detection = None,
                         spaces_between_special_tokens = true, stream_interval = 1, truncate_prompt_tokens = None,
-                        truncation_side = "left", allowed_token_ids = None, bad_words = Vec::new()))]
+                        truncation_side = "left", allowed_token_ids = None, bad_words = Vec::new(),
+                        beam_width = None, length_penalty = 1.0, early_stopping = None, logits_processors = false))]
     #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
     fn new(
         #[pyo3(from_py_with = integer)] n: i64,
@@ -55,6 +56,10 @@ impl Sampling {
         truncation_side: &str,
         allowed_token_ids: Option<Vec<Integer>>,
         bad_words: Vec<String>,
+        beam_width: Option<Integer>,
+        #[pyo3(from_py_with = float)] length_penalty: f64,
+        early_stopping: Option<bool>,
+        logits_processors: bool,
     ) -> PyResult<Self> {
         let repetition_detection = repetition_detection.map(|(longest, shortest, count)| RepetitionDetection {
             max_pattern_size: longest.0,
@@ -92,6 +97,10 @@ impl Sampling {
             stream_interval,
             truncate_prompt_tokens: truncate_prompt_tokens.map(|count| count.0),
             truncation_side: side(truncation_side)?,
+            beam_width: beam_width.map(|width| width.0),
+            length_penalty,
+            early_stopping,
+            logits_processors,
         };
         octavo_text::Sampling::new(options).map(|sampling| Self(Arc::new(sampling))).map_err(invalid)
     }

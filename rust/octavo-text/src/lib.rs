@@ -1,11 +1,13 @@
 //! Text to tokens and back: tokenizer, incremental detokenizer, stop strings, and the front end which speaks frames.
 //!
-//! In the order of a request's life: `request` and `sampling` (what is asked, checked) → `frontend` (its number, its
+//! In the order of a request's life: `request` and `sampling` (what is asked, checked; `beams` for a beam search) → `frontend` (its number, its
 //! way to the engine and back) → `tokenize` (opened by `vocabulary`, from `strings` of a GGUF file) → … the engine … → `choice` (one of its n answers), which calls `detokenize`
 //! `stop` and `repeats` → `ranking` (the best of several) → `event` (what the caller sees).
 
 mod request;
 mod sampling;
+
+mod beams;
 
 mod frontend;
 mod strings;

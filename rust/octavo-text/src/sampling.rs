@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use octavo_wire::{Structure, StructureKind};
 
+use crate::beams::beams;
 use crate::repeats::RepeatLimits;
 use crate::stop::StopStrings;
 
@@ -59,6 +60,14 @@ pub struct SamplingOptions {
     pub reasoning_end: Vec<i64>,
     /// Tokens of reasoning, at most.
     pub thinking_token_budget: Option<i64>,
+    /// `Some`: a beam search with so many beams, whose `n` best are the choices.
+    pub beam_width: Option<i64>,
+    pub length_penalty: f64,
+    /// Of a beam search: once `beam_width` beams have ended (`true`), or when a better one is unlikely (`false`). `None`:
+    /// when no better one can come.
+    pub early_stopping: Option<bool>,
+    /// Whether Python's logits processors change the logits.
+    pub logits_processors: bool,
     /// Choices that are made, of which the `n` with the highest log-probability per token are given out, best first.
     pub best_of: Option<i64>,
     pub repetition_detection: Option<RepetitionDetection>,
@@ -121,6 +130,10 @@ impl Default for SamplingOptions {
             stream_interval: 1,
             truncate_prompt_tokens: None,
             truncation_side: Side::Left,
+            beam_width: None,
+            length_penalty: 1.0,
+            early_stopping: None,
+            logits_processors: false,
         }
     }
 }
@@ -133,7 +146,7 @@ pub struct InvalidParam {
     pub reason: String,
 }
 
-fn invalid(param: &'static str, reason: impl Into<String>) -> InvalidParam {
+pub(crate) fn invalid(param: &'static str, reason: impl Into<String>) -> InvalidParam {
     InvalidParam { param, reason: reason.into() }
 }
 
@@ -184,9 +197,11 @@ impl Sampling {
             None => num_returned,
         };
         let is_ranked = num_made > num_returned;
+        let beams = beams(&options)?;
+        let is_greedy = beams.is_some() || options.temperature < MIN_TEMPERATURE;
         let engine = octavo_wire::Sampling {
             n: num_made,
-            temperature: if options.temperature < MIN_TEMPERATURE { 0.0 } else { temperature },
+            temperature: if is_greedy { 0.0 } else { temperature },
             top_p: float("top_p", options.top_p, Range { above: Some(0.0), most: 1.0, ..Range::ANY })?,
             top_k: integer("top_k", options.top_k, -1, i64::from(u32::MAX)).map(|count: i64| count.max(0) as u32)?,
             min_p: float("min_p", options.min_p, Range { most: 1.0, ..Range::at_least(0.0) })?,
@@ -215,6 +230,8 @@ impl Sampling {
                 Some(count) => Some(integer("thinking_token_budget", count, 0, i64::from(u32::MAX))?),
                 None => None,
             },
+            beams,
+            is_processed: options.logits_processors,
         };
         if engine.thinking_token_budget.is_some() && engine.reasoning_end.is_empty() {
             return Err(invalid("thinking_token_budget", "needs a model whose reasoning has an end"));
@@ -277,7 +294,12 @@ fn truncation(limit: Option<i64>, side: Side) -> Result<Option<Truncation>, Inva
     }
 }
 
-fn integer<T: TryFrom<i64>>(param: &'static str, value: i64, least: i64, most: i64) -> Result<T, InvalidParam> {
+pub(crate) fn integer<T: TryFrom<i64>>(
+    param: &'static str,
+    value: i64,
+    least: i64,
+    most: i64,
+) -> Result<T, InvalidParam> {
     if value < least {
         return Err(invalid(param, format!("must be at least {least}, got {value}")));
     }
@@ -288,7 +310,7 @@ fn integer<T: TryFrom<i64>>(param: &'static str, value: i64, least: i64, most: i
 }
 
 #[derive(Clone, Copy)]
-struct Range {
+pub(crate) struct Range {
     least: f64,
     /// Exclusive lower bound, instead of `least`.
     above: Option<f64>,
@@ -302,12 +324,12 @@ impl Range {
         Self { least, ..Self::ANY }
     }
 
-    fn between(least: f64, most: f64) -> Self {
+    pub fn between(least: f64, most: f64) -> Self {
         Self { least, above: None, most }
     }
 }
 
-fn float(param: &'static str, value: f64, range: Range) -> Result<f32, InvalidParam> {
+pub(crate) fn float(param: &'static str, value: f64, range: Range) -> Result<f32, InvalidParam> {
     let narrow = value as f32;
     if !narrow.is_finite() {
         return Err(invalid(param, format!("must be a finite number, got {value}")));

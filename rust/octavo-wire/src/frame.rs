@@ -10,8 +10,8 @@
 
 use crate::bytes::{Reader, Writer};
 use crate::message::{
-    ChoiceOutput, Command, FailReason, Finish, FinishReason, PooledOutput, Pooling, PoolingTask, Report, Sampling,
-    Stats, StepOutput, Structure, StructureKind, Submission, Timings, TokenLogprobs,
+    BeamStop, Beams, ChoiceOutput, Command, FailReason, Finish, FinishReason, PooledOutput, Pooling, PoolingTask,
+    Report, Sampling, Stats, StepOutput, Structure, StructureKind, Submission, Timings, TokenLogprobs,
 };
 
 pub const HEADER_BYTES: usize = 12;
@@ -296,6 +296,13 @@ fn write_sampling(writer: &mut Writer, sampling: &Sampling) {
     if let Some(budget) = sampling.thinking_token_budget {
         writer.u32(budget);
     }
+    writer.bool(sampling.beams.is_some());
+    if let Some(beams) = &sampling.beams {
+        writer.u32(beams.width);
+        writer.f64(beams.length_penalty);
+        writer.u8(beams.stop as u8);
+    }
+    writer.bool(sampling.is_processed);
 }
 
 fn read_sampling(reader: &mut Reader) -> Result<Sampling, FrameError> {
@@ -320,6 +327,8 @@ fn read_sampling(reader: &mut Reader) -> Result<Sampling, FrameError> {
         structure: if reader.bool()? { Some(read_structure(reader)?) } else { None },
         reasoning_end: reader.u32s()?,
         thinking_token_budget: if reader.bool()? { Some(reader.u32()?) } else { None },
+        beams: if reader.bool()? { Some(read_beams(reader)?) } else { None },
+        is_processed: reader.bool()?,
     })
 }
 
@@ -336,6 +345,13 @@ fn read_structure(reader: &mut Reader) -> Result<Structure, FrameError> {
         _ => return Err(FrameError::Value("structure")),
     };
     Ok(Structure { kind, text: reader.text()? })
+}
+
+fn read_beams(reader: &mut Reader) -> Result<Beams, FrameError> {
+    let (width, length_penalty) = (reader.u32()?, reader.f64()?);
+    let stops = [BeamStop::Exact, BeamStop::Likely, BeamStop::Enough];
+    let stop = stops.get(usize::from(reader.u8()?)).ok_or(FrameError::Value("end of a beam search"))?;
+    Ok(Beams { width, length_penalty, stop: *stop })
 }
 
 fn write_output(writer: &mut Writer, output: &ChoiceOutput) {

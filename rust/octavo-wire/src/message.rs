@@ -68,6 +68,10 @@ pub struct Sampling {
     pub logit_bias: Vec<(u32, f32)>,
     /// `Some(k)`: the chosen token's log-probability, and the k best.
     pub logprobs: Option<u32>,
+    /// `Some`: the `n` best of a beam search, in place of sampled choices. Its tokens come all at the end.
+    pub beams: Option<Beams>,
+    /// Python's logits processors change its logits before it is sampled: the backend is to call them.
+    pub is_processed: bool,
     /// What the output must match, from its start or the end of the reasoning.
     pub structure: Option<Structure>,
     /// The tokens that end the reasoning; empty when the output has none.
@@ -89,6 +93,27 @@ pub enum StructureKind {
     Regex,
     /// llguidance's dialect of Lark.
     Lark,
+}
+
+/// How a beam search goes (octavo-core: beam.rs).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Beams {
+    /// Beams that are kept at each step; at least `n`.
+    pub width: u32,
+    /// A beam's score is its log-probability by its length to this power.
+    pub length_penalty: f64,
+    pub stop: BeamStop,
+}
+
+/// When a beam search ends before every beam has come to its own end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BeamStop {
+    /// When no beam can become one of the `width` best any more: the result is that of the whole search.
+    Exact,
+    /// When the best beam, with its score of now, is not among the `width` best.
+    Likely,
+    /// When `width` beams have ended.
+    Enough,
 }
 
 /// What is made of a prompt instead of an answer.

@@ -1,9 +1,9 @@
 //! Frames: every message comes back as it went, and no other bytes do harm.
 
 use octavo_wire::{
-    ChoiceOutput, Command, FailReason, Finish, FinishReason, FrameError, HEADER_BYTES, MAX_FRAME_BYTES, Message,
-    PooledOutput, Pooling, PoolingTask, Report, Sampling, Stats, StepOutput, Structure, StructureKind, Submission,
-    Timings, TokenLogprobs, decode, encode_command, encode_report, frame_length,
+    BeamStop, Beams, ChoiceOutput, Command, FailReason, Finish, FinishReason, FrameError, HEADER_BYTES,
+    MAX_FRAME_BYTES, Message, PooledOutput, Pooling, PoolingTask, Report, Sampling, Stats, StepOutput, Structure,
+    StructureKind, Submission, Timings, TokenLogprobs, decode, encode_command, encode_report, frame_length,
 };
 use proptest::prelude::*;
 
@@ -27,6 +27,16 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn beams()(
+        width: u32,
+        length_penalty in -10f64..10.0,
+        stop in prop_oneof![Just(BeamStop::Exact), Just(BeamStop::Likely), Just(BeamStop::Enough)],
+    ) -> Beams {
+        Beams { width, length_penalty, stop }
+    }
+}
+
+prop_compose! {
     fn sampling()(
         (n, top_k, max_tokens, min_tokens) in any::<(u32, u32, u32, u32)>(),
         floats in prop::array::uniform6(-1e6f32..1e6),
@@ -38,12 +48,15 @@ prop_compose! {
         structure in prop::option::of(structure()),
         reasoning_end in prop::collection::vec(any::<u32>(), 0..5),
         thinking_token_budget: Option<u32>,
+        beams in prop::option::of(beams()),
+        is_processed: bool,
     ) -> Sampling {
         let [temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty] = floats;
         Sampling {
             n, temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty, seed,
             max_tokens, min_tokens, ignore_eos, stop_token_ids, allowed_token_ids, bad_words, logit_bias, logprobs,
             structure, reasoning_end, thinking_token_budget,
+            beams, is_processed,
         }
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! `simulator` runs the plans on a cache that remembers histories, `device` checks the columns that only a GPU needs, and
 //! `history` counts as a GPU does;
-//! `random` lets chance choose the commands; the others each assert one behaviour.
+//! `beam` knows what a beam search must find; `random` lets chance choose the commands; the others each assert one behaviour.
 
 mod async_decode;
 mod attention_work;
+mod beam;
 mod device;
 mod grammar;
 mod history;

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 
 use octavo_core::{DeviceWork, EngineConfig, Policy};
-use octavo_wire::{Command, FailReason, Structure, StructureKind, Submission};
+use octavo_wire::{BeamStop, Beams, Command, FailReason, Structure, StructureKind, Submission};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -40,6 +40,9 @@ struct Ask {
     penalty: f32,
     ends: bool,
     structured: bool,
+    /// Beams, in place of choices, when not 0.
+    width: u32,
+    length_penalty: f64,
 }
 
 impl Ask {
@@ -59,6 +62,12 @@ impl Ask {
         sampling.stop_token_ids = if self.ends { vec![5, 17] } else { vec![] };
         let structure = Structure { kind: StructureKind::Regex, text: "[a-z0-9]{2,9}".into() };
         sampling.structure = self.structured.then_some(structure);
+        if self.width > 0 {
+            let width = self.width.min(limits.max_num_seqs);
+            sampling.n = sampling.n.min(width);
+            sampling.beams = Some(Beams { width, length_penalty: self.length_penalty, stop: BeamStop::Exact });
+            (sampling.min_tokens, sampling.frequency_penalty, sampling.structure) = (0, 0.0, None);
+        }
         submission
     }
 }
@@ -96,13 +105,18 @@ fn ask() -> impl Strategy<Value = Ask> {
     let lengths = (0_u32..3, 0_usize..40, 1_usize..20, 1_u32..20, 0_u32..4);
     let rest = (prop::sample::select(vec![1_u32, 1, 1, 2, 3, 5]), -1_i32..2, prop::bool::weighted(0.1));
     let (logprobs, penalty) = (prop::option::weighted(0.2, 0_u32..4), prop::sample::select(vec![0.0_f32, 0.5]));
-    (lengths, rest, (logprobs, penalty), any::<bool>(), prop::bool::weighted(0.1)).prop_map(
+    let beams = (
+        prop::sample::select(vec![0_u32, 0, 0, 0, 0, 0, 1, 2, 3, 5]),
+        prop::sample::select(vec![1.0_f64, 0.0, 2.0, -1.0]),
+    );
+    (lengths, rest, (logprobs, penalty), any::<bool>(), prop::bool::weighted(0.1), beams).prop_map(
         |(
             (family, common, own, max_tokens, min_tokens),
             (n, priority, salted),
             (logprobs, penalty),
             ends,
             structured,
+            (width, length_penalty),
         )| Ask {
             family,
             common,
@@ -116,6 +130,8 @@ fn ask() -> impl Strategy<Value = Ask> {
             penalty,
             ends,
             structured,
+            width,
+            length_penalty,
         },
     )
 }
@@ -183,7 +199,7 @@ fn live_often(cases: u32, num_events: usize) {
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));
-    assert!(num_ahead.get() > num_events * cases as usize / 100, "steps were planned ahead {} times", num_ahead.get());
+    assert!(num_ahead.get() > num_events * cases as usize / 200, "steps were planned ahead {} times", num_ahead.get());
 }
 
 #[test]

@@ -12,8 +12,9 @@ use std::time::Duration;
 use octavo_core::{
     ArenaLayout, Arenas, BlockHasher, Engine, EngineConfig, HeapArenas, Inbox, Plan, Policy, ReportSink, SampleRow,
 };
-use octavo_wire::{Command, FailReason, FinishReason, Report, RequestId, Sampling, Submission};
+use octavo_wire::{BeamStop, Command, FailReason, FinishReason, Report, RequestId, Sampling, Submission};
 
+use crate::beam::best_beams;
 use crate::history::{History, TokenList, has_penalties};
 
 pub const EOS: u32 = 0;
@@ -65,20 +66,22 @@ pub fn submission(request: RequestId, prompt: impl IntoIterator<Item = u32>, max
         structure: None,
         reasoning_end: Vec::new(),
         thinking_token_budget: None,
+        beams: None,
+        is_processed: false,
     };
     let prompt = prompt.into_iter().collect();
     Submission { request, prompt, sampling, pooling: None, priority: 0, arrival: 1.0, cache_salt: String::new() }
 }
 
 /// The hash of a history one token longer.
-fn extend(history: u64, token: u32) -> u64 {
+pub fn extend(history: u64, token: u32) -> u64 {
     let value = (history ^ u64::from(token)).wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
 }
 
-fn history(tokens: &[u32]) -> u64 {
+pub fn history(tokens: &[u32]) -> u64 {
     tokens.iter().fold(1, |history, &token| extend(history, token))
 }
 
@@ -97,6 +100,16 @@ fn allows(row: &SampleRow<'_>, token: u32) -> bool {
     let mask = row.mask.wait();
     let is_masked = !mask.is_empty() && mask.get(token as usize / 32).is_none_or(|word| word >> (token % 32) & 1 == 0);
     !is_masked && !row.banned.contains(&token)
+}
+
+/// The tokens that are most probable after a history, best first, and their log-probabilities: sums of 1024ths.
+pub fn candidates(history: u64) -> impl Iterator<Item = (u32, f32)> {
+    let first = extend(history, 5000) as u32;
+    let mut logprob = 0.0;
+    (0..VOCAB_SIZE).map(move |index| {
+        logprob -= (1 + extend(history, 6000 + index) % 800) as f32 / 1024.0;
+        (first.wrapping_add(index) % VOCAB_SIZE, logprob)
+    })
 }
 
 /// The first elements of a column of integers.
@@ -380,6 +393,8 @@ impl Simulator {
     /// Checks what each sample sees, and writes its token.
     fn sample(&mut self, plan: &Plan, columns: &Columns, histories: &[u64]) {
         let mut sampled = Vec::new();
+        let width = self.engine.arena_layout().max_logprobs;
+        let (mut top_ids, mut top_logprobs) = (Vec::new(), Vec::new());
         let mut rows = self.engine.sampling(plan.epoch).expect("the step is in flight");
         for (sample, (&token, &sample_row)) in columns.logits_index.iter().zip(&columns.sample_row).enumerate() {
             let row = rows.next().expect("each sample has a row");
@@ -389,6 +404,8 @@ impl Simulator {
             let Some(last) = self.device.token(input) else {
                 // The step before it broke.
                 sampled.push(EOS);
+                top_ids.extend(vec![-1; width]);
+                top_logprobs.extend(vec![0; width]);
                 self.device.last_sampled[sample_row as usize] = None;
                 continue;
             };
@@ -410,6 +427,10 @@ impl Simulator {
             let allowed = (0..VOCAB_SIZE).map(|offset| (choice + offset) % VOCAB_SIZE);
             let choice = allowed.into_iter().find(|&token| allows(&row, token)).expect("one is allowed");
             sampled.push(choice);
+            for (token, logprob) in candidates(history).take(width) {
+                top_ids.push(token as i32);
+                top_logprobs.push(logprob.to_bits() as i32);
+            }
             let on_device = columns.host_sample.get(sample).map_or(!has_penalties(&row), |&on_host| on_host == 0);
             self.device.last_sampled[sample_row as usize] = on_device.then_some(choice);
             if on_device && has_penalties(&row) {
@@ -428,12 +449,12 @@ impl Simulator {
         }
         let sampled: Vec<i32> = sampled.into_iter().map(|token| token as i32).collect();
         self.write("sampled", plan, &sampled);
-        let width = self.engine.config().max_logprobs as i32;
         self.write("sampled_rank", plan, &vec![1; sampled.len()]);
-        let top: Vec<i32> = sampled.iter().flat_map(|&token| (0..width).map(move |index| token + index)).collect();
-        self.write("top_ids", plan, &top);
+        self.write("top_ids", plan, &top_ids);
+        self.write("top_logprobs", plan, &top_logprobs);
     }
 
+    /// The first elements of an output column, as their bits.
     pub fn write(&mut self, name: &str, plan: &Plan, values: &[i32]) {
         let column = *self.engine.arena_layout().column(name).expect("the layout names its columns");
         let bytes = &mut self.arenas.arena(plan.arena)[column.offset..][..column.len * 4];
@@ -510,6 +531,9 @@ impl Client {
     fn receive(&mut self, output: &octavo_wire::ChoiceOutput, config: &EngineConfig) {
         assert!(self.failed.is_none(), "news of a request that failed");
         let sampling = &self.submission.sampling;
+        if sampling.beams.is_some() {
+            return self.receive_beam(output, config);
+        }
         let answer = &mut self.answers[output.choice as usize];
         assert!(answer.finish.is_none(), "news after the end");
         let mut tokens = self.submission.prompt.clone();
@@ -532,10 +556,10 @@ impl Client {
             answer.num_cached = output.num_cached_tokens;
         }
         assert_eq!(output.logprobs.len(), if sampling.logprobs.is_some() { output.tokens.len() } else { 0 });
-        for (logprobs, &token) in output.logprobs.iter().zip(&output.tokens) {
-            let top: Vec<u32> = logprobs.top.iter().map(|&(token, _)| token).collect();
-            let expected = (token..).take(sampling.logprobs.unwrap_or(0) as usize);
-            assert_eq!(top, expected.collect::<Vec<_>>());
+        for (index, logprobs) in output.logprobs.iter().enumerate() {
+            let before = &tokens[..tokens.len() - output.tokens.len() + index];
+            let expected = candidates(history(before)).take(sampling.logprobs.unwrap_or(0) as usize);
+            assert_eq!(logprobs.top, expected.collect::<Vec<_>>());
         }
         let last = *tokens.last().expect("a prompt is not empty");
         let free = answer.tokens.len() >= sampling.min_tokens as usize;
@@ -559,5 +583,35 @@ impl Client {
             assert!(timings.first_token == 0.0 || timings.scheduled <= timings.first_token);
             assert!(timings.first_token <= timings.last_token);
         }
+    }
+
+    /// The end of a beam search: everything at once.
+    fn receive_beam(&mut self, output: &octavo_wire::ChoiceOutput, config: &EngineConfig) {
+        let answer = &mut self.answers[output.choice as usize];
+        assert!(answer.finish.is_none(), "news after the end");
+        answer.finish = output.finish.as_ref().map(|finish| finish.reason);
+        assert!(answer.finish.is_some(), "news before the end");
+        if output.tokens.is_empty() {
+            assert!(self.aborted && answer.finish == Some(FinishReason::Abort));
+            return;
+        }
+        if self.submission.sampling.beams.is_none_or(|beams| beams.stop != BeamStop::Exact) {
+            return;
+        }
+        let best = best_beams(&self.submission, config);
+        let expected = &best[output.choice as usize];
+        assert_eq!(output.tokens, expected.tokens, "request {} beam {}", output.request, output.choice);
+        assert_eq!(answer.finish, Some(expected.reason));
+        let asked = self.submission.sampling.logprobs;
+        assert_eq!(output.logprobs.len(), if asked.is_some() { output.tokens.len() } else { 0 });
+        let mut tokens = self.submission.prompt.clone();
+        for (logprobs, &token) in output.logprobs.iter().zip(&output.tokens) {
+            let candidates: Vec<_> = candidates(history(&tokens)).collect();
+            assert_eq!(candidates[logprobs.rank as usize - 1], (token, logprobs.logprob));
+            assert_eq!(logprobs.top, candidates[..asked.unwrap_or(0) as usize]);
+            tokens.push(token);
+        }
+        answer.tokens.clone_from(&output.tokens);
+        answer.num_cached = output.num_cached_tokens;
     }
 }
