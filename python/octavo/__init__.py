@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from octavo._core import __version__
     from octavo.async_llm import AsyncLLM, AsyncLLMEngine
+    from octavo.beams import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
     from octavo.engine_args import AsyncEngineArgs, EngineArgs
     from octavo.errors import EngineDeadError
     from octavo.inputs import TextPrompt, TokensPrompt
@@ -33,6 +34,9 @@ _MODULES = {
     "LLMEngine": "octavo.llm_engine",
     "AsyncLLM": "octavo.async_llm",
     "AsyncLLMEngine": "octavo.async_llm",
+    "BeamSearchOutput": "octavo.beams",
+    "BeamSearchParams": "octavo.beams",
+    "BeamSearchSequence": "octavo.beams",
     "EngineArgs": "octavo.engine_args",
     "AsyncEngineArgs": "octavo.engine_args",
     "EngineDeadError": "octavo.errors",
@@ -58,6 +62,9 @@ __all__ = [
     "AsyncEngineArgs",
     "AsyncLLM",
     "AsyncLLMEngine",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "BeamSearchSequence",
     "ClassificationRequestOutput",
     "CompletionOutput",
     "EmbeddingRequestOutput",

@@ -124,6 +124,10 @@ class Sampling:
         truncation_side: Literal["left", "right"] = "left",
         allowed_token_ids: Sequence[int] | None = None,
         bad_words: Sequence[str] = ...,
+        beam_width: int | None = None,
+        length_penalty: float = 1.0,
+        early_stopping: bool | None = None,
+        logits_processors: bool = False,
     ) -> Self:
         """`repetition_detection` is (max_pattern_size, min_pattern_size, min_count).
 
@@ -132,6 +136,10 @@ class Sampling:
         param="structured_outputs"). `reasoning_end`: the tokens that end the reasoning, after which the structure
         begins; none: it begins with the first token. After `thinking_token_budget` tokens without them they are put in
         the output.
+
+        With `beam_width` the n best of so many beams are the choices. `early_stopping` None: the search ends when no
+        better beam can come; False: when one is unlikely; True: once `beam_width` beams have ended.
+        `logits_processors`: the engine's samples of the request are among its `processed_samples`.
         """
 
 @final
@@ -354,6 +362,8 @@ class Plan:
     num_reqs: int
     num_tokens: int
     num_samples: int
+    num_processed: int
+    """Samples whose logits are to be changed by logits processors first: `Engine.processed_samples`."""
     max_query_len: int
     max_context_len: int
     num_table_deltas: int
@@ -434,9 +444,9 @@ class Engine:
                 delta_block i32[D] (block_table[row, column] = block, to be applied before the step);
                 copy_source i32[R], copy_target i32[R] (whole blocks, to be copied before the step)
         output: sampled i32[R], sampled_logprob f32[R], sampled_rank i32[R], top_ids i32[R * K], top_logprobs f32[R * K]
-        T = max_num_batched_tokens, R = max_num_seqs, K = max_logprobs. Request i owns the tokens
-        query_start[i] to query_start[i + 1]; seq_len counts its context after the step. Sample s reads the logits of
-        token logits_index[s]; several samples may read one token (n > 1).
+        T = max_num_batched_tokens, R = max_num_seqs, K = max_logprobs or more (for a beam search). Request i owns the
+        tokens query_start[i] to query_start[i + 1]; seq_len counts its context after the step. Sample s reads the
+        logits of token logits_index[s]; several samples may read one token (n > 1).
 
         With DeviceWork the columns of input are, in addition:
         first:  counts i32[9]: num_reqs, num_tokens, num_samples, num_table_deltas, num_block_copies,
@@ -479,6 +489,8 @@ class Engine:
 
         Waits at most `timeout` seconds for work; None when there was none. Releases the GIL.
         """
+    def processed_samples(self, epoch: int) -> list[tuple[int, int, list[int], list[int]]]:
+        """Sample, request, prompt and output so far, of each sample of a step that logits processors change."""
     def commit(self, epoch: int) -> None:
         """Takes the output columns of that step: appends, ends, hashes, frees, and sends one frame.
 
@@ -735,6 +747,8 @@ class NativeDecoder:
 
         logits f32[S, vocab_size] are written. Releases the GIL.
         """
+    def step_logits(self, engine: Engine, epoch: int, cache: PagedKvCache, logits: Buffer) -> None:
+        """A step without its sampling: fills `logits` f32 [num_samples, vocab_size]. Releases the GIL."""
     def step(self, engine: Engine, epoch: int, cache: PagedKvCache) -> None:
         """Runs a planned step whole: table changes, forward pass, and sampling into the output columns of its arena.
 

@@ -102,6 +102,8 @@ class AsyncLLM:
         ends the request. ValueError for what cannot be served, EngineDeadError when the engine is lost.
         """
         self._check(priority, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs)
+        if sampling_params.logits_processors:
+            raise ValueError("logits_processors: they run in the engine's process; use LLM or LLMEngine")
         item, sampling = parse_prompt(prompt), sampling_params.to_core()
         await self._admit(request_id)
         collector = Collector(None if self._tokenizer is None else self._tokenizer.core, self.metrics)

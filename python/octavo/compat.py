@@ -37,6 +37,8 @@ ASYNC = {"AsyncLLM": "octavo.async_llm", "AsyncLLMEngine": "octavo.async_llm"}
 METRICS = dict.fromkeys(("Counter", "Gauge", "Histogram", "Metric", "Vector"), "octavo.metrics_reader")
 PARSER = {"FlexibleArgumentParser": "octavo.compat_names"}
 
+BEAMS = dict.fromkeys(("BeamSearchOutput", "BeamSearchSequence"), "octavo.beams")
+
 NAMES: dict[str, dict[str, str]] = {
     "vllm": {
         "LLM": "octavo.llm",
@@ -46,11 +48,13 @@ NAMES: dict[str, dict[str, str]] = {
         "TextPrompt": "octavo.inputs",
         "TokensPrompt": "octavo.inputs",
         "__version__": "octavo._core",
+        "BeamSearchParams": "octavo.beams",
         **ENGINE_ARGS,
         **OUTPUTS,
         **POOLING,
         **REGISTRY,
     },
+    "vllm.beam_search": BEAMS,
     "vllm.engine": {},
     "vllm.engine.arg_utils": ENGINE_ARGS,
     "vllm.engine.async_llm_engine": {**ASYNC, "AsyncEngineDeadError": "octavo.errors:EngineDeadError"},
@@ -67,7 +71,7 @@ NAMES: dict[str, dict[str, str]] = {
     "vllm.model_executor.models.registry": REGISTRY,
     "vllm.outputs": OUTPUTS,
     "vllm.pooling_params": POOLING,
-    "vllm.sampling_params": {**SAMPLING, **STRUCTURED},
+    "vllm.sampling_params": {**SAMPLING, **STRUCTURED, "BeamSearchParams": "octavo.beams"},
     "vllm.usage": {},
     "vllm.usage.usage_lib": {"UsageContext": "octavo.compat_names"},
     "vllm.utils": {"random_uuid": "octavo.compat_names", **PARSER},

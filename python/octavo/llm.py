@@ -4,15 +4,18 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
+from octavo.beams import BeamSearchOutput, BeamSearchParams, to_beams
 from octavo.config import EngineConfig
 from octavo.engine_args import EngineArgs
 from octavo.inputs import Input, Prompt, TextPrompt, TokensPrompt, parse_prompts
 from octavo.llm_engine import LLMEngine, unbounded
 from octavo.llm_pooling import PoolingMethods
 from octavo.offline import Progress, one_each, run
+from octavo.logits_processors import LogitsProcessor
 from octavo.outputs import RequestOutput
 from octavo.sampling import SamplingParams
 from octavo.tokenizer import ModelTokenizer
@@ -28,15 +31,26 @@ Message = Mapping[str, Any]
 class LLM(PoolingMethods):
     """A model in this process. Use it from one thread at a time."""
 
-    def __init__(self, model: str, *, chat_template: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        chat_template: str | None = None,
+        logits_processors: Sequence[LogitsProcessor] | None = None,
+        **options: Any,
+    ) -> None:
         """`options` are those of `EngineArgs`, by vLLM's names; `chat_template` replaces the model's.
+        `logits_processors` are called for every request, as those of its SamplingParams are.
 
         TypeError for an unknown one, ValueError for one that octavo does not do yet, ModelError (with one line to show)
         for a model that cannot be used.
         """
         arguments = EngineArgs(model, **{"disable_log_stats": True, **options})
         self.llm_engine = LLMEngine(
-            unbounded(arguments), log_stats=not arguments.disable_log_stats, chat_template=chat_template
+            unbounded(arguments),
+            log_stats=not arguments.disable_log_stats,
+            chat_template=chat_template,
+            logits_processors=logits_processors,
         )
         self._enqueued: list[int] = []
 
@@ -103,6 +117,30 @@ class LLM(PoolingMethods):
             **(chat_template_kwargs or {}),
         )
         return self._generate(lambda: self._submit(inputs, sampling_params, priority, special), use_tqdm)
+
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams,
+        lora_request: None = None,
+        use_tqdm: Progress = False,
+        concurrency_limit: int | None = None,
+    ) -> list[BeamSearchOutput]:
+        """The `beam_width` best continuations of each prompt, best first.
+
+        `concurrency_limit`: so many prompts are searched at once. Raises as `generate`.
+        """
+        special = _tokenization(lora_request, None)
+        inputs, sampling = parse_prompts(prompts), params.to_sampling_params()
+        if concurrency_limit is not None and concurrency_limit < 1:
+            raise ValueError(f"concurrency_limit: must be at least 1, not {concurrency_limit}")
+        size = concurrency_limit or max(len(inputs), 1)
+        outputs: list[RequestOutput] = []
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            outputs += self._generate(partial(self._submit, part, sampling, None, special), use_tqdm)
+        tokenizer = None if self.llm_engine.checkpoint is None else self.get_tokenizer()
+        return [to_beams(output, params, tokenizer) for output in outputs]
 
     def enqueue(
         self,

@@ -7,6 +7,7 @@ import gc
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +21,7 @@ from octavo.engine.loop import EngineLoop
 from octavo.engine.start import prepare
 from octavo.engine_args import EngineArgs
 from octavo.inputs import Input, Prompt, parse_prompt
+from octavo.logits_processors import LogitsProcessor, check_processors
 from octavo.model_info import ModelInfo
 from octavo.outputs import PoolingRequestOutput, RequestOutput
 from octavo.pooling import ANY_TASK, PoolingModel, PoolingParams, PoolingTask
@@ -40,11 +42,20 @@ MEMORY = frozenset({"weights", "kv_cache"})
 class LLMEngine:
     """A model in this process. Use it from one thread at a time."""
 
-    def __init__(self, config: EngineConfig, *, log_stats: bool = False, chat_template: str | None = None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        log_stats: bool = False,
+        chat_template: str | None = None,
+        logits_processors: Sequence[LogitsProcessor] | None = None,
+    ) -> None:
         """Loads the model. ModelError (with one line to show) when it cannot be used.
 
         `log_stats`: keep what `get_metrics` returns. It loads the server's metrics, and costs a little each token.
+        `logits_processors`: called for every request, before its own.
         """
+        self._logits_processors = check_processors(logits_processors)
         prepared = prepare(config)
         self.config = config
         self.checkpoint = prepared.checkpoint
@@ -76,6 +87,7 @@ class LLMEngine:
         front, back = Endpoint.pair()
         self.core, self.backend = build_engine(self._start, back)
         self._loop = EngineLoop(self.core, self.backend)
+        self._processors = self.backend.logits_processors
         return front
 
     # ------------------------------------------------------------ vLLM's loop: add requests, step
@@ -158,6 +170,11 @@ class LLMEngine:
         `sampling`: of `params`, where the caller has it already.
         """
         self._check(priority)
+        processors = [*self._logits_processors, *(params.logits_processors or ())]
+        if processors and self._processors is None:
+            raise ValueError("logits_processors: without a model there are no logits")
+        if processors and not params.logits_processors:
+            sampling = replace(params, logits_processors=processors).to_core()
         request = self.frontend.submit(
             item.prompt,
             sampling if sampling is not None else params.to_core(),
@@ -166,6 +183,8 @@ class LLMEngine:
             priority=priority,
             cache_salt=item.cache_salt,
         )
+        if processors and self._processors is not None:
+            self._processors.add(request, processors)
         self.collector.open(request, item.text, params.n, kind=kind, request_id=request_id)
         if self.metrics is not None:
             self._arrivals[request] = time.monotonic()
@@ -220,7 +239,12 @@ class LLMEngine:
                     arrival = self._arrivals.get(event.request, now)
                     self.metrics.saw_delta(event, arrival, self._last_tokens, now)
             self.metrics.saw_stats(self.core.stats)
-        return sum(self.collector.take(event) for event in events)
+        ended = sum(self.collector.take(event) for event in events)
+        if ended and self._processors is not None:
+            for request in self._processors.errors.keys() & self.collector.failures.keys():
+                self.collector.failures[request] = self._processors.failure(request)
+            self._processors.keep(self.collector.pending)
+        return ended
 
     def finish(self, requests: Iterable[int]) -> None:
         """Aborts these requests, and turns the engine until they have ended. The others go on."""

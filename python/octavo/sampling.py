@@ -5,12 +5,13 @@ knows of but does not do yet: these raise instead of being passed over.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from enum import Enum
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 from octavo._core import Sampling
+from octavo.logits_processors import check_processors
 from octavo.structured import GuidedDecodingParams, StructuredOutputsParams
 
 NOT_YET: Mapping[str, Any] = {
@@ -113,7 +114,19 @@ class SamplingParams:
     guided_decoding: "StructuredOutputsParams | Mapping[str, Any] | None" = None
     """The older name of `structured_outputs`."""
     best_of: int | None = None
-    """Choices that are made, of which the n with the highest log-probability per token are returned."""
+    """Choices that are made, of which the n with the highest log-probability per token are returned; with
+    `use_beam_search` the number of beams."""
+    use_beam_search: bool = False
+    """The choices are the best beams of a search, in place of sampled ones; they come at the end, best first."""
+    length_penalty: float = 1.0
+    """A beam's score is its log-probability by this power of its length."""
+    early_stopping: bool | Literal["never"] = "never"
+    """When a beam search ends: True, once as many beams as it has have ended; False, when a better one is unlikely;
+    "never", when no better one can come."""
+    logits_processors: Sequence[Callable[..., Any]] | None = None
+    """For `LLM` and `LLMEngine`: each is called with (output_token_ids, logits) or (prompt_token_ids,
+    output_token_ids, logits) before each token, and returns the logits to go on with. Logits are float32 numpy arrays
+    [vocab_size]; a processor may return a torch tensor."""
     truncate_prompt_tokens: int | None = None
     """The prompt is cut to its last tokens, so many; -1: what leaves room for the answer."""
     truncation_side: Literal["left", "right"] = "left"
@@ -171,7 +184,14 @@ class SamplingParams:
             logprobs=self.logprobs,
             structure=self._structure(),
             thinking_token_budget=self.thinking_token_budget,
-            best_of=self.best_of,
+            **beam_options(
+                use_beam_search=self.use_beam_search,
+                n=self.n,
+                best_of=self.best_of,
+                length_penalty=self.length_penalty,
+                early_stopping=self.early_stopping,
+            ),
+            logits_processors=bool(check_processors(self.logits_processors)),
             repetition_detection=None if repeats is None else astuple(repeats),
             spaces_between_special_tokens=self.spaces_between_special_tokens,
             stream_interval=self.stream_interval or 1,
@@ -198,3 +218,29 @@ class SamplingParams:
     def __repr__(self) -> str:
         changed = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default)
         return f"SamplingParams({', '.join(changed)})"
+
+
+class BeamOptions(TypedDict):
+    """Arguments of `_core.Sampling`."""
+
+    best_of: int | None
+    beam_width: int | None
+    length_penalty: float
+    early_stopping: bool | None
+
+
+def beam_options(
+    *,
+    use_beam_search: bool,
+    n: int,
+    best_of: int | None,
+    length_penalty: float,
+    early_stopping: bool | Literal["never"] | None,
+) -> BeamOptions:
+    """vLLM's parameters of a beam search as the core takes them."""
+    return {
+        "best_of": None if use_beam_search else best_of,
+        "beam_width": (n if best_of is None else best_of) if use_beam_search else None,
+        "length_penalty": length_penalty,
+        "early_stopping": None if early_stopping == "never" else early_stopping,
+    }

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo._core import DeviceWork, Engine, Plan
+from octavo.engine.logits_processors import LogitsProcessors
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
@@ -27,6 +28,9 @@ class Backend(Protocol):
 
     steps_ahead: int
     """How many steps may be started before one is finished: 1 where `execute` only enqueues."""
+
+    logits_processors: LogitsProcessors | None
+    """What it calls for samples that are to be processed; None where there are no logits."""
 
     @property
     def device_work(self) -> DeviceWork | None:
@@ -50,6 +54,7 @@ class HostBackend:
 
     steps_ahead = 0
     device_work: DeviceWork | None = None
+    logits_processors: LogitsProcessors | None = None
 
     def finish(self, plan: Plan) -> None:
         pass

@@ -18,6 +18,7 @@ from octavo.backends.cuda.driver import Driver, Event
 from octavo.backends.cuda.kernels import Kernels
 from octavo.backends.cuda.penalties import TokenHistory
 from octavo.engine.graphs import DecodeGraphs
+from octavo.engine.logits_processors import LogitsProcessors
 from octavo.models.decoder import Decoder
 
 UPDATE_BLOCKS = 32
@@ -42,15 +43,16 @@ class CudaRunner:
         attention: CudaAttention,
         arena: DeviceArena,
         sampler: CpuKernels,
+        logits_processors: LogitsProcessors,
         *,
         max_num_tokens: int,
         max_num_seqs: int,
-        max_logprobs: int,
         graph_sizes: Sequence[int],
     ) -> None:
         """`sampler` takes what the GPU's kernel does not: samples with banned tokens, say, or a bias."""
         self._driver, self._kernels, self._engine = driver, kernels, engine
         self._decoder, self._attention, self._arena, self._sampler = decoder, attention, arena, sampler
+        self._logits_processors = logits_processors
         self._copies = cache.copy_call(arena)
         self._tokens = torch.zeros(max_num_tokens, dtype=torch.int32, device=driver.device)
         self._last_token = torch.zeros(max_num_seqs, dtype=torch.int32, device=driver.device)
@@ -73,7 +75,7 @@ class CudaRunner:
             penalties=self._history.state,
             logits_stride=vocab_size,
             vocab_size=vocab_size,
-            max_logprobs=max_logprobs,
+            max_logprobs=arena.host[0]["top_ids"].size // max_num_seqs,
             **{name: arena.address(name) for name in SAMPLING_COLUMNS},
         )
         self._graphs = DecodeGraphs(driver, graph_sizes, self._decode)
@@ -118,6 +120,8 @@ class CudaRunner:
         done.synchronize()
         if host_logits is not None:
             samples = self._host_samples(plan)
+            if plan.num_processed:
+                self._logits_processors.apply(self._engine, plan.epoch, host_logits.numpy(), samples.tolist())
             self._sampler.sample(self._engine, plan.epoch, host_logits.numpy(), samples=samples)
 
     def _decode(self, size: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from octavo._core import CpuKernels, Engine, Plan
 from octavo.backends.base import bind_arenas
 from octavo.backends.cpu import CpuAttention
+from octavo.engine.logits_processors import LogitsProcessors
 from octavo.layers.linear import MIN_ROWS
 from octavo.models.decoder import Decoder
 
@@ -15,8 +16,16 @@ from octavo.models.decoder import Decoder
 class Runner:
     """A decoder, bound to the arenas of one engine."""
 
-    def __init__(self, engine: Engine, decoder: Decoder, attention: CpuAttention, kernels: CpuKernels) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        decoder: Decoder,
+        attention: CpuAttention,
+        kernels: CpuKernels,
+        logits_processors: LogitsProcessors,
+    ) -> None:
         self._engine, self._decoder, self._attention, self._kernels = engine, decoder, attention, kernels
+        self._logits_processors = logits_processors
         self._arenas = bind_arenas(engine)
         names = ("input_ids", "logits_index")
         self._tensors = [{name: torch.from_numpy(arena[name]) for name in names} for arena in self._arenas]
@@ -31,4 +40,6 @@ class Runner:
                 columns["logits_index"][: plan.num_samples],
                 self._attention,
             )
+        if plan.num_processed:
+            self._logits_processors.apply(self._engine, plan.epoch, logits.numpy())
         self._kernels.sample(self._engine, plan.epoch, logits.numpy())

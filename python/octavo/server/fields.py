@@ -32,9 +32,7 @@ OPENAI_INERT = {
 """Field → why no value of it can change the output."""
 
 SHARED_REFUSED: Mapping[str, tuple[Any, ...]] = {
-    "use_beam_search": (False,),
     "watermarking": (False,),
-    "length_penalty": (1, 1.0),
     "prompt_logprobs": (),
     "logprob_token_ids": ([],),
     "return_weight_versions": (False,),
@@ -66,7 +64,6 @@ TOKENIZE_REFUSED: Mapping[str, tuple[Any, ...]] = {
 
 WHY = {
     "prompt_embeds": "a prompt is text or token ids",
-    "use_beam_search": "octavo does not search with beams yet",
 }
 
 

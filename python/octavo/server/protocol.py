@@ -78,6 +78,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool | None = None
     best_of: Int32 | None = None
+    use_beam_search: bool = False
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] | None = None
     repetition_detection: RepetitionDetection | None = None
     spaces_between_special_tokens: bool = True
     stream_interval: Int32 | None = None

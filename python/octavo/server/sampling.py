@@ -1,13 +1,14 @@
 """From a request's fields to `_core.Sampling`: request value > generation_config.json > default."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
 from octavo._core import Sampling
+from octavo.sampling import beam_options
 from octavo.server.errors import ApiError, printable
 from octavo.server.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from octavo.server.structures import structure_of
@@ -111,10 +112,11 @@ class SamplingResolver:
         structure: Structure | None,
         reasoning_end: Sequence[int],
     ) -> Sampling:
-        defaults = self.defaults
+        defaults = search_defaults(self.defaults) if request.use_beam_search else self.defaults
         top_k = defaults.top_k if request.top_k is None else request.top_k
         seed = None if request.seed in (None, -1) else request.seed
-        if request.stream and request.best_of is not None and request.best_of > request.n:
+        is_ranked = request.best_of is not None and request.best_of > request.n and not request.use_beam_search
+        if request.stream and is_ranked:
             raise ApiError(400, "best_of: above n it cannot be streamed: the best are known at the end.", "best_of")
         repeats, interval = request.repetition_detection, request.stream_interval
         try:
@@ -142,7 +144,13 @@ class SamplingResolver:
                 structure=None if structure is None else structure.to_core(),
                 reasoning_end=reasoning_end,
                 thinking_token_budget=request.thinking_token_budget,
-                best_of=request.best_of,
+                **beam_options(
+                    use_beam_search=request.use_beam_search,
+                    n=request.n,
+                    best_of=request.best_of,
+                    length_penalty=request.length_penalty,
+                    early_stopping=request.early_stopping,
+                ),
                 repetition_detection=None if repeats is None else msgspec.structs.astuple(repeats),
                 spaces_between_special_tokens=request.spaces_between_special_tokens,
                 stream_interval=defaults.stream_interval if interval is None else interval,
@@ -173,6 +181,11 @@ class SamplingResolver:
             pairs[int(key)] = value
         self.token_ids("logit_bias", list(pairs))
         return sorted(pairs.items())
+
+
+def search_defaults(defaults: SamplingDefaults) -> SamplingDefaults:
+    """A beam search draws nothing: what the model's generation_config.json says of that is not for it."""
+    return replace(defaults, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
 
 
 def first(asked: float | None, default: float) -> float:

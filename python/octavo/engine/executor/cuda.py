@@ -115,9 +115,9 @@ class CudaExecutor:
             attention,
             arena,
             self._sampler,
+            self.logits_processors,
             max_num_tokens=memory.max_num_batched_tokens,
             max_num_seqs=scheduler.max_num_seqs,
-            max_logprobs=scheduler.max_logprobs,
             graph_sizes=graph_sizes(self._config.device, scheduler.max_num_seqs),
         )
 

@@ -16,6 +16,8 @@ from octavo.models.spec import EncoderSpec, PoolerSpec
 class EncoderExecutor(HostBackend):
     """A `Backend` on the CPU. Keeps nothing of the checkpoint: the mapped file is let go with it."""
 
+    logits_processors = None
+
     def __init__(self, start: EngineStart, checkpoint: Checkpoint, pooler: PoolerSpec) -> None:
         """Loads the weights, with a progress bar. ModelError when they do not fit the config."""
         memory, model = start.memory, start.config.model

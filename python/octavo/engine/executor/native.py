@@ -3,10 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from octavo._core import CpuKernels, Engine, NativeDecoder, PagedKvCache, Plan
 from octavo.backends.base import HostBackend, bind_arenas
 from octavo.engine.executor.cache import paged_kv_cache
 from octavo.engine.executor.encoder import pooler_options
+from octavo.engine.logits_processors import LogitsProcessors
 from octavo.engine.start import EngineStart
 from octavo.models.checkpoint import Checkpoint
 from octavo.models.layout import parameters
@@ -47,6 +50,7 @@ class NativeExecutor(HostBackend):
             load_pooling(self._decoder, layout, checkpoint, model)
         else:
             load_native(self._decoder, spec, checkpoint, model)
+        self.logits_processors = LogitsProcessors()
         self._engine: Engine | None = None
         self._cache: PagedKvCache | None = None
 
@@ -63,7 +67,13 @@ class NativeExecutor(HostBackend):
     def execute(self, plan: Plan) -> None:
         if self._engine is None or self._cache is None:
             raise RuntimeError("execute before bind")
-        self._decoder.step(self._engine, plan.epoch, self._cache)
+        if not plan.num_processed:
+            self._decoder.step(self._engine, plan.epoch, self._cache)
+            return
+        logits = np.empty((plan.num_samples, self._spec.vocab_size), dtype=np.float32)
+        self._decoder.step_logits(self._engine, plan.epoch, self._cache, logits)
+        self.logits_processors.apply(self._engine, plan.epoch, logits)
+        self._kernels.sample(self._engine, plan.epoch, logits)
 
 
 def native_decoder(

@@ -8,6 +8,7 @@ from octavo._core import CpuKernels, Engine, Plan
 from octavo.backends.base import HostBackend
 from octavo.backends.cpu import CpuAttention, CpuOps
 from octavo.engine.executor.cache import paged_kv_cache
+from octavo.engine.logits_processors import LogitsProcessors
 from octavo.engine.runner import Runner
 from octavo.engine.start import EngineStart
 from octavo.models.checkpoint import Checkpoint
@@ -33,6 +34,7 @@ class TorchExecutor(HostBackend):
             else load_parameters(spec, checkpoint, dtype)
         )
         self._decoder = Decoder(spec, parameters, CpuOps(self._kernels))
+        self.logits_processors = LogitsProcessors()
         self._runner: Runner | None = None
 
     @property
@@ -43,7 +45,7 @@ class TorchExecutor(HostBackend):
         spec, memory = self._decoder.spec, self._memory
         cache = paged_kv_cache(self._kernels, spec, memory, engine, max_num_seqs=self._max_num_seqs)
         attention = CpuAttention(spec, cache, self._kernels, max_model_len=memory.max_model_len)
-        self._runner = Runner(engine, self._decoder, attention, self._kernels)
+        self._runner = Runner(engine, self._decoder, attention, self._kernels, self.logits_processors)
 
     def execute(self, plan: Plan) -> None:
         if self._runner is None:
