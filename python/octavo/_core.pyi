@@ -747,7 +747,7 @@ class NativeDecoder:
 
         logits f32[S, vocab_size] are written. Releases the GIL.
         """
-    def step_logits(self, engine: Engine, epoch: int, cache: PagedKvCache, logits: Buffer) -> None:
+    def step_logits(self, engine: Engine, epoch: int, cache: PagedKvCache, logits: Any) -> None:
         """A step without its sampling: fills `logits` f32 [num_samples, vocab_size]. Releases the GIL."""
     def step(self, engine: Engine, epoch: int, cache: PagedKvCache) -> None:
         """Runs a planned step whole: table changes, forward pass, and sampling into the output columns of its arena.

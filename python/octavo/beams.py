@@ -5,13 +5,10 @@ The search itself is octavo-core's (beam.rs). Its scores are vLLM's: a beam's lo
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from octavo.outputs import FinishReason, Logprob, RequestOutput
 from octavo.sampling import SamplingParams
 from octavo.tokenizer import ModelTokenizer
-
-EarlyStopping = bool | Literal["never"]
 
 
 @dataclass(kw_only=True)

@@ -32,8 +32,8 @@ def check_processors(processors: Sequence[LogitsProcessor] | None) -> list[Logit
             # These are vLLM V1's: one object that changes the logits of the whole batch.
             shown = processor if isinstance(processor, str) else processor.__name__
             raise ValueError(
-                f"logits_processors: {shown} is a name or a class; octavo takes callables, (output_token_ids, logits) or "
-                "(prompt_token_ids, output_token_ids, logits) to logits, each for one request"
+                f"logits_processors: {shown} is a name or a class; octavo takes callables, (output_token_ids, logits) "
+                "or (prompt_token_ids, output_token_ids, logits) to logits, each for one request"
             )
         if not callable(processor):
             raise ValueError(f"logits_processors: {processor!r} cannot be called")

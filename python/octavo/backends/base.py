@@ -29,8 +29,9 @@ class Backend(Protocol):
     steps_ahead: int
     """How many steps may be started before one is finished: 1 where `execute` only enqueues."""
 
-    logits_processors: LogitsProcessors | None
-    """What it calls for samples that are to be processed; None where there are no logits."""
+    @property
+    def logits_processors(self) -> LogitsProcessors | None:
+        """What it calls for samples that are to be processed; None where there are no logits."""
 
     @property
     def device_work(self) -> DeviceWork | None:
@@ -54,7 +55,6 @@ class HostBackend:
 
     steps_ahead = 0
     device_work: DeviceWork | None = None
-    logits_processors: LogitsProcessors | None = None
 
     def finish(self, plan: Plan) -> None:
         pass

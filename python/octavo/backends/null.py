@@ -10,6 +10,8 @@ from octavo.backends.base import Arena, HostBackend, bind_arenas
 class NullBackend(HostBackend):
     """Samples `token` with log-probability 0 and rank 1. A step takes `step_seconds` or more, as if a device ran it."""
 
+    logits_processors = None
+
     def __init__(self, token: int, step_seconds: float = 0.0) -> None:
         self._token = token
         self._step_seconds = step_seconds

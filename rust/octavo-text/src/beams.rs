@@ -59,6 +59,8 @@ mod tests {
     use super::*;
     use crate::sampling::Sampling;
 
+    type Change = fn(&mut SamplingOptions);
+
     fn error(change: impl FnOnce(&mut SamplingOptions)) -> String {
         let mut options = SamplingOptions { n: 2, beam_width: Some(3), ..SamplingOptions::default() };
         change(&mut options);
@@ -67,7 +69,7 @@ mod tests {
 
     #[test]
     fn what_a_search_cannot_honour_is_named() {
-        let changes: [(&str, fn(&mut SamplingOptions)); 11] = [
+        let changes: [(&str, Change); 11] = [
             ("temperature", |o| o.temperature = 0.7),
             ("top_p", |o| o.top_p = 0.9),
             ("top_k", |o| o.top_k = 5),

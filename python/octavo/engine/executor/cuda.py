@@ -15,6 +15,7 @@ from octavo.backends.cuda.kernels import load_kernels
 from octavo.backends.cuda.ops import CudaOps
 from octavo.engine.cuda_runner import CudaRunner
 from octavo.engine.graphs import graph_sizes
+from octavo.engine.logits_processors import LogitsProcessors
 from octavo.engine.start import EngineStart
 from octavo.errors import ModelError
 from octavo.models.checkpoint import Checkpoint
@@ -48,6 +49,7 @@ class CudaExecutor:
             )
         self._decoder = Decoder(spec, parameters, ops)
         self._sampler = CpuKernels(memory.threads)
+        self.logits_processors = LogitsProcessors()
         self._runner: CudaRunner | None = None
         self.steps_ahead = 1 if scheduler.async_scheduling else 0
 
