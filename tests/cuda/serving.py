@@ -65,12 +65,19 @@ class Serving:
     def finish(self) -> dict[tuple[int, int], list[int]]:
         """The tokens of each request's choices, after all have ended."""
         tokens: dict[tuple[int, int], list[int]] = {}
+        for delta in self.deltas():
+            tokens.setdefault((delta.request, delta.index), []).extend(delta.token_ids)
+        return tokens
+
+    def deltas(self) -> list[Delta]:
+        """Turns the engine until all requests have ended."""
+        deltas: list[Delta] = []
 
         def take() -> None:
             for event in self.frontend.drain():
                 assert not isinstance(event, Failed), event.message
                 if isinstance(event, Delta):
-                    tokens.setdefault((event.request, event.index), []).extend(event.token_ids)
+                    deltas.append(event)
                     self.num_preemptions += event.timings.num_preemptions if event.timings else 0
 
         while self.frontend.num_open:
@@ -79,7 +86,7 @@ class Serving:
                 self.frontend.wait(0.01)
             self.engine.check_integrity()
         take()
-        return tokens
+        return deltas
 
 
 def serve(

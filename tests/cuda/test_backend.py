@@ -192,6 +192,38 @@ def test_what_the_cpu_samples_for_the_gpu(folder: Path, monkeypatch: pytest.Monk
     assert answers[0] == answers[1]
 
 
+def test_beams_have_the_log_probabilities_of_the_reference(
+    folder: Path, reference: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A beam that is computed over another's blocks has other logits."""
+    serving = serve(folder, "cuda", monkeypatch, cache={"num_gpu_blocks_override": 16})
+    prompts = {serving.submit(PROMPTS[index], 14, beam_width=4, n=4, logprobs=0): PROMPTS[index] for index in (2, 3)}
+    serving.submit(PROMPTS[1], 30)
+    deltas = [delta for delta in serving.deltas() if delta.request in prompts]
+    assert len(deltas) == 8
+    for delta in deltas:
+        prompt, answer, logprobs = prompts[delta.request], delta.token_ids, delta.logprobs
+        assert logprobs is not None
+        with torch.inference_mode():
+            logits = reference(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, dim=-1)[torch.arange(14), answer]
+        torch.testing.assert_close(torch.tensor([entry.logprob for entry in logprobs]), expected, rtol=0, atol=0.05)
+
+
+def test_a_logits_processor_sees_the_gpus_logits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serving = serve(folder, "cuda", monkeypatch)
+    plain = serving.submit(PROMPTS[1], 10)
+    processors = serving.backend.logits_processors
+    assert processors is not None
+    seen = serving.submit(PROMPTS[1], 10, logits_processors=True)
+    processors.add(seen, [lambda _output, logits: logits])
+    forced = serving.submit(PROMPTS[4], 10, logits_processors=True)
+    processors.add(forced, [lambda output, logits: np.where(np.arange(logits.size) == 5 + len(output), 0, -np.inf)])
+    answers = serving.finish()
+    assert answers[plain, 0] == answers[seen, 0]
+    assert answers[forced, 0] == list(range(5, 15))
+
+
 def test_pythons_work_does_not_depend_on_the_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
     for batch in (2, 8):

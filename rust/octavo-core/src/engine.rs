@@ -518,7 +518,8 @@ impl Engine {
         if let Some(beams) = sampling.beams {
             let most = config.max_beam_width();
             if beams.width < sampling.n || beams.width > most {
-                return Err(format!("a beam search for n={} of {} beams: at most {most} fit", sampling.n, beams.width));
+                let (n, width) = (sampling.n, beams.width);
+                return Err(format!("best_of: a search of {width} beams for n={n}; it can have n to {most} beams"));
             }
             most_logprobs = config.logprobs_width();
         }
