@@ -95,7 +95,7 @@ def generated(model: PreTrainedModel, prompt: list[int], width: int, max_tokens:
 def test_beams_that_preempt_each_other_find_the_same(llm: LLM, folder: Path) -> None:
     params = BeamSearchParams(beam_width=5, max_tokens=24, ignore_eos=True)
     expected = llm.beam_search(prompts(), params)
-    with LLM(str(folder), num_gpu_blocks_override=17, max_model_len=60, disable_log_stats=False, **LIMITS) as small:
+    with LLM(str(folder), num_gpu_blocks_override=17, max_model_len=60, **LIMITS) as small:
         found = small.beam_search(prompts(), params)
         assert small.llm_engine.core.stats.num_preemptions > 0
         small.llm_engine.core.check_integrity()

@@ -38,7 +38,6 @@ def test_every_field_has_exactly_one_place(table: fields.FieldTable, names: str)
 
 
 REFUSED: list[tuple[str, Any]] = [
-    ("length_penalty", 2.0),
     ("prompt_logprobs", 0),
     ("media_io_kwargs", {"a": 1}),
     ("vllm_xargs", {"a": 1}),
