@@ -14,8 +14,8 @@ from octavo.engine_args import EngineArgs
 from octavo.inputs import Input, Prompt, TextPrompt, TokensPrompt, parse_prompts
 from octavo.llm_engine import LLMEngine, unbounded
 from octavo.llm_pooling import PoolingMethods
-from octavo.offline import Progress, one_each, run
 from octavo.logits_processors import LogitsProcessor
+from octavo.offline import Progress, one_each, run
 from octavo.outputs import RequestOutput
 from octavo.sampling import SamplingParams
 from octavo.tokenizer import ModelTokenizer
