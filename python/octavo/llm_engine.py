@@ -273,6 +273,7 @@ class LLMEngine:
 
     def _release(self) -> None:
         del self._loop, self.core, self.backend
+        self._processors = None
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
