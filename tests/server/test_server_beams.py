@@ -59,6 +59,6 @@ async def test_what_a_search_cannot_honour_is_named(client: Client, fields: dict
 
 
 async def test_a_search_that_is_too_wide_is_refused(client: Client) -> None:
-    status, answer = await client.post("/v1/completions", {**COMPLETION, "n": 60})
+    status, answer = await client.post("/v1/completions", {**COMPLETION, "n": 1, "best_of": 120})
     assert status == 400
-    assert "beam" in answer["error"]["message"]
+    assert "beams" in answer["error"]["message"]
