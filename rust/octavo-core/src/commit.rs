@@ -10,13 +10,16 @@ use octavo_wire::{
 use crate::arena::ArenaView;
 use crate::beam;
 use crate::config::EngineConfig;
-use crate::plan::Step;
+use crate::plan::{LogprobList, Step};
 use crate::request::{Ending, Request, Requests, Sequence, SequenceKey};
 use crate::scheduler::Scheduler;
 use crate::stats::now;
 
 /// The field of a request that names a structure.
 pub(crate) const STRUCTURE: &str = "structured_outputs";
+
+/// Elements of lists after which a frame goes out: some megabytes, so that whole vocabularies fit frames too.
+const MOST_LISTED: usize = 1 << 20;
 
 /// Where reports go: the wire's `Sender`, or a test.
 pub trait ReportSink: Send {
@@ -38,6 +41,8 @@ pub(crate) struct Outbox {
     step: Report,
     /// Outputs of earlier frames.
     spare: Vec<ChoiceOutput>,
+    /// Elements of the frame's lists of log-probabilities.
+    num_listed: usize,
     /// The front end has gone.
     pub closed: bool,
     /// When something was sent last.
@@ -47,7 +52,7 @@ pub(crate) struct Outbox {
 impl Outbox {
     pub fn new(sink: Box<dyn ReportSink>) -> Self {
         let step = Report::Step(Box::default());
-        Outbox { sink, step, spare: Vec::new(), closed: false, last: now() }
+        Outbox { sink, step, spare: Vec::new(), num_listed: 0, closed: false, last: now() }
     }
 
     pub fn send(&mut self, report: &Report) {
@@ -68,6 +73,7 @@ impl Outbox {
         self.frame().stats = stats;
         self.closed |= !self.sink.send(&self.step);
         self.last = stats.time;
+        self.num_listed = 0;
         let Report::Step(step) = &mut self.step else { unreachable!("the frame is a step's") };
         self.spare.append(&mut step.outputs);
     }
@@ -87,6 +93,7 @@ impl Outbox {
             choice: 0,
             tokens: Vec::with_capacity(1),
             logprobs: Vec::new(),
+            prompt_logprobs: Vec::new(),
             num_cached_tokens: 0,
             scheduled: 0.0,
             finish: None,
@@ -95,6 +102,7 @@ impl Outbox {
         output.choice = choice;
         output.tokens.clear();
         output.logprobs.clear();
+        output.prompt_logprobs.clear();
         output.num_cached_tokens = num_cached;
         output.scheduled = 0.0;
         output.finish = None;
@@ -179,11 +187,16 @@ pub(crate) fn commit(
     outbox: &mut Outbox,
 ) {
     let time = now();
+    let scores = Scores { view, lists: &step.lists, num_listed: max_logprobs };
     let mut sample = 0;
     let mut pooled = step.pooled.drain(..).peekable();
     for (index, entry) in step.entries.iter().enumerate() {
-        let samples = sample..sample + entry.num_samples as usize;
+        let scored = sample..sample + entry.num_scored as usize;
+        let samples = scored.end..scored.end + entry.num_samples as usize;
         sample = samples.end;
+        if outbox.num_listed > MOST_LISTED {
+            outbox.flush(scheduler.stats());
+        }
         let result = pooled.next_if(|pooled| pooled.index == index);
         let sequence = &mut requests.sequences[entry.key];
         sequence.in_flight -= 1;
@@ -199,6 +212,14 @@ pub(crate) fn commit(
             }
         }
         scheduler.computed(requests, entry.key, entry.count);
+        if !scored.is_empty() {
+            let sequence = &mut requests.sequences[entry.key];
+            let request = &requests.requests[sequence.request];
+            sequence.num_scored += entry.num_scored;
+            outbox.num_listed += scored.len() * (request.sampling.prompt_logprobs.unwrap_or(0) as usize);
+            let output = outbox.output(request.id, request.num_cached, sequence.turn.choice);
+            output.prompt_logprobs.extend(scored.map(|sample| scores.of(sample, request.sampling.prompt_logprobs, 0)));
+        }
         if samples.is_empty() {
             continue;
         }
@@ -236,10 +257,10 @@ pub(crate) fn commit(
             scheduler.fork(requests, entry.key);
             for (choice, sample) in samples.enumerate() {
                 let key = requests.requests[request].choices[choice].expect("it has just been forked");
-                append(key, sample, view, config, max_logprobs, time, requests, scheduler, outbox);
+                append(key, sample, &scores, config, time, requests, scheduler, outbox);
             }
         } else {
-            append(entry.key, samples.start, view, config, max_logprobs, time, requests, scheduler, outbox);
+            append(entry.key, samples.start, &scores, config, time, requests, scheduler, outbox);
         }
     }
 }
@@ -249,9 +270,8 @@ pub(crate) fn commit(
 fn append(
     key: SequenceKey,
     sample: usize,
-    view: &ArenaView<'_>,
+    scores: &Scores<'_>,
     config: &EngineConfig,
-    max_logprobs: usize,
     time: f64,
     requests: &mut Requests,
     scheduler: &mut Scheduler,
@@ -259,30 +279,50 @@ fn append(
 ) {
     let sequence = &mut requests.sequences[key];
     let request = &requests.requests[sequence.request];
-    let token = view.sampled[sample] as u32;
+    let token = scores.view.sampled[sample] as u32;
     sequence.tokens.push(token);
     scheduler.counters.generation_tokens += 1;
+    outbox.num_listed += request.sampling.logprobs.unwrap_or(0) as usize + request.sampling.logprob_token_ids.len();
     let output = outbox.output(request.id, request.num_cached, sequence.turn.choice);
     if sequence.first_token == 0.0 {
         sequence.first_token = time;
         output.scheduled = request.scheduled;
     }
     output.tokens.push(token);
-    if let Some(count) = request.sampling.logprobs {
-        let top = sample * max_logprobs..sample * max_logprobs + count as usize;
-        let pairs = view.top_ids[top.clone()].iter().zip(&view.top_logprobs[top]);
-        output.logprobs.push(TokenLogprobs {
-            logprob: view.sampled_logprob[sample],
-            rank: view.sampled_rank[sample].max(0) as u32,
-            // A vocabulary may be smaller than the number asked for: -1 stands for what it lacks.
-            top: pairs.filter(|&(&id, _)| id >= 0).map(|(&id, &logprob)| (id as u32, logprob)).collect(),
-        });
+    if request.sampling.logprobs.is_some() {
+        let logprobs = scores.of(sample, request.sampling.logprobs, request.sampling.logprob_token_ids.len());
+        output.logprobs.push(logprobs);
     }
     if let Some(reason) = finish_reason(request, sequence, token, &config.eos_token_ids) {
         output.finish = Some(Finish { reason, timings: timings(request, sequence, time) });
         close(requests, scheduler, key);
     } else if !request.rules.is_empty() {
         sequence.stage = request.rules.next(&sequence.stage, sequence.output());
+    }
+}
+
+/// Log-probabilities as the backend left them.
+struct Scores<'a> {
+    view: &'a ArenaView<'a>,
+    /// By sample, or none.
+    lists: &'a [LogprobList],
+    num_listed: usize,
+}
+
+impl Scores<'_> {
+    /// Those of a sample that asked for the `count` best, or for `num_named` others.
+    fn of(&self, sample: usize, count: Option<u32>, num_named: usize) -> TokenLogprobs {
+        let view = self.view;
+        let count = if num_named > 0 { num_named } else { count.unwrap_or(0) as usize };
+        let top = if count > self.num_listed {
+            self.lists.get(sample).cloned().unwrap_or_default()
+        } else {
+            let top = sample * self.num_listed..sample * self.num_listed + count;
+            let pairs = view.top_ids[top.clone()].iter().zip(&view.top_logprobs[top]);
+            // A vocabulary may be smaller than the number asked for: -1 stands for what it lacks.
+            pairs.filter(|&(&id, _)| id >= 0).map(|(&id, &logprob)| (id as u32, logprob)).collect()
+        };
+        TokenLogprobs { logprob: view.sampled_logprob[sample], rank: view.sampled_rank[sample].max(0) as u32, top }
     }
 }
 

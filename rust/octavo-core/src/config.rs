@@ -2,6 +2,7 @@
 
 use crate::engine::EngineError;
 use crate::pooling::PoolingLimits;
+use crate::request::MOST_LOGPROBS;
 
 /// The order in which requests run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +50,8 @@ pub struct EngineConfig {
     pub max_num_queued_reqs: Option<u32>,
     /// Catching-up tokens of one sequence in one step, at most; 0: the fair share alone decides.
     pub long_prefill_token_threshold: u32,
-    /// Log-probabilities that a request may ask for.
+    /// Log-probabilities that a request may ask for, of each token. The columns have room for 32 at most; longer lists
+    /// come by `Engine::give_lists`.
     pub max_logprobs: u32,
     /// Sequences without a seed of their own draw from this one.
     pub seed: u64,
@@ -73,7 +75,7 @@ impl EngineConfig {
 
     /// Width of the `top_ids` and `top_logprobs` columns.
     pub fn logprobs_width(&self) -> u32 {
-        self.max_logprobs.max(2 * self.max_beam_width())
+        self.max_logprobs.min(MOST_LOGPROBS).max(2 * self.max_beam_width())
     }
 
     /// Width of a block table.

@@ -18,7 +18,7 @@ use crate::config::{EngineConfig, Policy};
 use crate::constraint::{Grammar, Rules};
 use crate::grammar::{Compilation, Grammars};
 use crate::hash::{BlockHash, BlockHasher};
-use crate::plan::{Plan, SampleRow, Step};
+use crate::plan::{LogprobList, Plan, SampleRow, Step};
 use crate::pooling::{self, PoolRow, Pooled};
 use crate::prefix::Content;
 use crate::queue::Inbox;
@@ -214,6 +214,14 @@ impl Engine {
         Ok(())
     }
 
+    /// Takes the lists of log-probabilities of a step in flight that have more elements than the columns have room for
+    /// (`ArenaLayout::max_logprobs`): one a sample, empty where the columns have it all.
+    pub fn give_lists(&mut self, epoch: u64, lists: Vec<LogprobList>) -> Result<(), EngineError> {
+        let step = self.steps.iter_mut().find(|step| step.plan.epoch == epoch);
+        step.ok_or(EngineError::StaleEpoch { epoch })?.lists = lists;
+        Ok(())
+    }
+
     /// The plan of a step in flight.
     pub fn step(&self, epoch: u64) -> Result<Plan, EngineError> {
         Ok(self.find_step(epoch)?.plan)
@@ -272,15 +280,8 @@ impl Engine {
     }
 
     pub fn stats(&self) -> Stats {
-        let pool = &self.scheduler.pool;
-        Stats {
-            num_running: self.scheduler.running.len() as u32,
-            num_waiting: (self.scheduler.waiting.len() + self.compiling.len()) as u32,
-            num_blocks: pool.num_blocks(),
-            num_used_blocks: pool.num_blocks() - pool.num_free(),
-            num_wasted_slots: pool.num_wasted(),
-            ..self.scheduler.counters.stats()
-        }
+        let num_waiting = (self.scheduler.waiting.len() + self.compiling.len()) as u32;
+        Stats { num_waiting, ..self.scheduler.stats() }
     }
 
     /// `EngineError::Integrity` when a block is lost or counted twice, or a table disagrees with its request.
@@ -412,6 +413,7 @@ impl Engine {
         let stage = rules.begin();
         let beams = sampling.beams.map(|beams| Box::new(BeamSearch::new(beams)));
         let num_choices = beams.as_ref().map_or(sampling.n, |search| search.width());
+        let (num_prompt, scores_prompt) = (prompt.len() as u32, sampling.prompt_logprobs.is_some());
         let limits = self.config.pooling.as_ref();
         let is_whole = pooling.zip(limits).is_some_and(|(pooling, limits)| limits.is_whole(pooling.task));
         let salted = !cache_salt.is_empty();
@@ -434,7 +436,7 @@ impl Engine {
         let key = self.requests.insert(request, |request| Sequence {
             request,
             turn,
-            num_prompt: prompt.len() as u32,
+            num_prompt,
             tokens: prompt,
             num_computed: 0,
             num_planned: 0,
@@ -446,6 +448,7 @@ impl Engine {
             num_counted: 0,
             fork_rows: Vec::new(),
             num_choices,
+            num_scored: if scores_prompt { 0 } else { num_prompt },
             hashes: Vec::new(),
             num_registered: 0,
             content: Some(Content::ROOT),
@@ -523,7 +526,9 @@ impl Engine {
             }
             most_logprobs = config.logprobs_width();
         }
-        if sampling.logprobs.is_some_and(|count| count > most_logprobs) {
+        if sampling.logprobs.is_some_and(|count| count > most_logprobs)
+            || sampling.prompt_logprobs.is_some_and(|count| count > config.max_logprobs)
+        {
             return Err(format!("more log-probabilities are asked for than the {most_logprobs} allowed"));
         }
         if let Some(end) = sampling.reasoning_end.iter().find(|&&token| token >= config.vocab_size) {

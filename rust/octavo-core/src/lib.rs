@@ -70,7 +70,7 @@ pub use config::{DeviceWork, EngineConfig, Policy};
 pub use constraint::Mask;
 pub use engine::{Engine, EngineError};
 pub use hash::BlockHasher;
-pub use plan::{Plan, SampleRow};
+pub use plan::{LogprobList, Plan, SampleRow};
 pub use pooling::{PoolRow, PoolingLimits};
 pub use queue::Inbox;
 pub use turn::Turn;

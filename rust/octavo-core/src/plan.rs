@@ -9,6 +9,7 @@ use crate::arena::{ArenaView, DeviceView};
 use crate::attention_work::WorkPlanner;
 use crate::blocks::BlockId;
 use crate::constraint::Mask;
+
 use crate::history;
 use crate::pooling::{PoolRow, Pooled};
 use crate::request::{Requests, SequenceKey};
@@ -67,6 +68,10 @@ pub struct SampleRow<'a> {
     /// Sorted by token.
     pub logit_bias: &'a [(u32, f32)],
     pub num_logprobs: Option<u32>,
+    /// Log-probabilities of these are wanted in place of the best, unless there are none.
+    pub named: &'a [u32],
+    /// `Some`: a token of the prompt whose log-probability is wanted; nothing is sampled.
+    pub given: Option<u32>,
 }
 
 /// One sequence's part of a step: its tokens `start..start + count`.
@@ -75,6 +80,8 @@ pub(crate) struct Entry {
     pub key: SequenceKey,
     pub start: u32,
     pub count: u32,
+    /// Prompt tokens whose logits give the next one's log-probability. They take samples' places, before the choices.
+    pub num_scored: u32,
     /// Choices sampled after the last token; 0 while tokens are missing.
     pub num_samples: u32,
     /// For a GPU: its samples are left to the host.
@@ -97,7 +104,12 @@ pub(crate) struct Step {
     pub num_deltas: usize,
     /// What the backend made of prompts, by rising index.
     pub pooled: Vec<Pooled>,
+    /// By sample, the lists of log-probabilities for which the columns have no room.
+    pub lists: Vec<LogprobList>,
 }
+
+/// (token, log-probability)
+pub type LogprobList = Vec<(u32, f32)>;
 
 impl Step {
     pub fn clear(&mut self) {
@@ -107,6 +119,7 @@ impl Step {
         self.num_tokens = 0;
         self.num_deltas = 0;
         self.pooled.clear();
+        self.lists.clear();
     }
 
     /// Writes the input columns and the scalars.
@@ -135,6 +148,7 @@ impl Step {
             view.row[index] = row as i32;
             view.query_start[index] = num_tokens as i32;
             view.seq_len[index] = (start + count) as i32;
+            let first_token = num_tokens;
             for position in start..start + count {
                 let block = blocks[position / block_size as usize];
                 view.input_ids[num_tokens] = match sequence.tokens.get(position) {
@@ -145,6 +159,11 @@ impl Step {
                 view.slot_mapping[num_tokens] =
                     i64::from(block) * i64::from(block_size) + (position % block_size as usize) as i64;
                 num_tokens += 1;
+            }
+            for position in sequence.to_score(entry.start, entry.start + entry.count) {
+                view.logits_index[num_samples] = (first_token + position as usize - start) as i32;
+                view.sample_row[num_samples] = row as i32;
+                num_samples += 1;
             }
             for choice in 0..entry.num_samples as usize {
                 let sample_row = if choice == 0 { row } else { sequence.fork_rows[choice - 1] };
@@ -189,7 +208,10 @@ impl Step {
         let num_histories = history::fill(&mut self.entries, requests, &mut view.histories);
         let columns = &mut view.samples;
         let mut num_host_samples = 0;
-        let on_host = self.entries.iter().flat_map(|entry| (0..entry.num_samples).map(|_| entry.on_host));
+        let on_host = self.entries.iter().flat_map(|entry| {
+            let scored = (0..entry.num_scored).map(|_| true);
+            scored.chain((0..entry.num_samples).map(|_| entry.on_host))
+        });
         for (index, (row, on_host)) in self.sampling(requests).zip(on_host).enumerate() {
             columns.temperature[index] = row.temperature;
             columns.top_k[index] = row.top_k.min(i32::MAX as u32) as i32;
@@ -231,13 +253,14 @@ impl Step {
 
     /// The sampler's view of each sample, in order.
     pub fn sampling<'a>(&'a self, requests: &'a Requests) -> impl Iterator<Item = SampleRow<'a>> {
-        self.entries.iter().filter(|entry| entry.num_samples > 0).flat_map(move |entry| {
+        let has_samples = |entry: &&Entry| entry.num_samples + entry.num_scored > 0;
+        self.entries.iter().filter(has_samples).flat_map(move |entry| {
             let sequence = &requests.sequences[entry.key];
             let request = &requests.requests[sequence.request];
             let sampling = &request.sampling;
             // Not that of the sequence, which knows the tokens of committed steps only.
-            let num_output = entry.start + entry.count - sequence.num_prompt;
-            (0..entry.num_samples).map(move |choice| SampleRow {
+            let num_output = (entry.start + entry.count).saturating_sub(sequence.num_prompt);
+            let row = move |choice| SampleRow {
                 request: request.id,
                 is_processed: sampling.is_processed,
                 temperature: sampling.temperature,
@@ -258,7 +281,18 @@ impl Step {
                 bad_words: &sampling.bad_words,
                 logit_bias: &sampling.logit_bias,
                 num_logprobs: request.num_logprobs(),
-            })
+                named: &sampling.logprob_token_ids,
+                given: None,
+            };
+            let scored = sequence.to_score(entry.start, entry.start + entry.count).map(move |position| SampleRow {
+                is_processed: false,
+                num_logprobs: sampling.prompt_logprobs,
+                named: &[],
+                given: sequence.tokens.get(position as usize + 1).copied(),
+                mask: Mask::All,
+                ..row(0)
+            });
+            scored.chain((0..entry.num_samples).map(row))
         })
     }
 }

@@ -3,6 +3,7 @@
 //! A request with n choices is one sequence until its prompt is computed: then it forks, and each choice is a sequence
 //! of its own. [`Requests`] holds both, by dense keys; a key stays valid until the sequence is removed.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use octavo_wire::{Pooling, RequestId, Sampling};
@@ -17,8 +18,8 @@ use crate::prefix::Content;
 /// Key of a sequence in [`Requests`].
 pub(crate) type SequenceKey = usize;
 
-/// Log-probabilities that a GPU gives for a sample (cuda/sampling.cu: MOST_LOGPROBS).
-const DEVICE_LOGPROBS: u32 = 32;
+/// Log-probabilities of a sample that the columns have room for, and that a GPU gives (cuda/sampling.cu: MOST_LOGPROBS).
+pub(crate) const MOST_LOGPROBS: u32 = 32;
 
 /// The order in which sequences run; preemption takes the greatest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +64,8 @@ impl Request {
             || !sampling.bad_words.is_empty()
             || !self.rules.is_empty()
             || sampling.is_processed
-            || self.num_logprobs().is_some_and(|count| count > DEVICE_LOGPROBS)
+            || self.num_logprobs().is_some_and(|count| count > MOST_LOGPROBS)
+            || !sampling.logprob_token_ids.is_empty()
             || !self.banned_after(num_output).is_empty()
     }
 
@@ -127,6 +129,8 @@ pub(crate) struct Sequence {
     pub fork_rows: Vec<u32>,
     /// Choices that it stands for: n before the fork, then 1.
     pub num_choices: u32,
+    /// Leading prompt tokens after which the next one's log-probability is reported, or not asked for.
+    pub num_scored: u32,
     /// Of the leading full blocks.
     pub hashes: Vec<BlockHash>,
     /// Leading blocks whose content is known to the prefix cache.
@@ -159,6 +163,15 @@ impl Sequence {
     }
     pub fn num_output(&self) -> u32 {
         self.len() - self.num_prompt
+    }
+    /// Those of the tokens `start..end` after which the next one's log-probability is still to be reported.
+    pub fn to_score(&self, start: u32, end: u32) -> Range<u32> {
+        let last = end.min(self.num_prompt - 1);
+        start.max(self.num_scored).min(last)..last
+    }
+    /// Whether logits of its prompt are still wanted: it takes nothing from the prefix cache then.
+    pub fn is_scoring(&self) -> bool {
+        self.num_scored + 1 < self.num_prompt
     }
     pub fn prompt(&self) -> &[u32] {
         &self.tokens[..self.num_prompt as usize]

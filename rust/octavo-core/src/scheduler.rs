@@ -8,11 +8,16 @@
 //! Tokens that another sequence is computing in a step that is not committed are not computed twice: who needs them waits
 //! for that step, and then takes them from the prefix cache.
 //!
+//! A sequence whose prompt's log-probabilities are wanted needs logits after each token, and so the place of a sample.
+//! It has those of its rows, and borrows free rows for a step; what is over waits for the next.
+//!
 //! A share is half of what is left while others want some too: the first in turn is never slower than half speed,
 //! and a long prompt never stops those behind it. A sequence which finds no free block preempts the one whose turn is
 //! last; only one whose turn is later than its own, so that the first in turn always goes on and nobody starves. A
 //! sequence in a step that is not committed is not preempted, and not planned again either, unless it may run ahead
 //! (`EngineConfig::async_decode`).
+
+use octavo_wire::Stats;
 
 use crate::beam;
 use crate::blocks::{BlockId, BlockPool};
@@ -49,6 +54,8 @@ pub(crate) struct Scheduler {
     blocked: Option<(Turn, u32)>,
     /// In this step a sequence lacked blocks: it is not the time to admit others.
     pressed: bool,
+    /// Free rows whose places for samples are borrowed in this step.
+    num_lent: u32,
     // Scratch of one step.
     /// Those that ran when it began.
     order: Vec<SequenceKey>,
@@ -79,6 +86,7 @@ impl Scheduler {
             blocked: None,
             pressed: false,
             order: Vec::new(),
+            num_lent: 0,
             behind: Vec::new(),
             found: Vec::new(),
             pending: Vec::new(),
@@ -93,6 +101,7 @@ impl Scheduler {
     pub fn schedule(&mut self, requests: &mut Requests, step: &mut Step, now: f64) {
         step.clear();
         self.pressed = false;
+        self.num_lent = 0;
         self.run_ready(requests, step);
         let num_ready = step.entries.len();
         self.catch_up(requests, step);
@@ -156,6 +165,7 @@ impl Scheduler {
             let others = index + 1 < self.behind.len() || !self.waiting.is_empty();
             let sequence = &requests.sequences[key];
             let count = self.share(sequence.num_computed, sequence.num_missing(), left, others, sequence.is_whole);
+            let count = self.limit_scored(sequence, count);
             if count > 0 && self.run(requests, step, key, count) {
                 self.announce(requests, key);
             }
@@ -169,7 +179,7 @@ impl Scheduler {
             let sequence = &requests.sequences[key];
             let (turn, length, num_choices) = (sequence.turn, sequence.len(), sequence.num_choices);
             let is_whole = sequence.is_whole;
-            if left == 0 || self.rows.len() < num_choices as usize || self.pool.num_free() == 0 {
+            if left == 0 || self.rows.len() < (num_choices + self.num_lent) as usize || self.pool.num_free() == 0 {
                 return;
             }
             // Free blocks, but for those which running sequences still want for tokens they have, and a few for growth.
@@ -195,6 +205,7 @@ impl Scheduler {
             self.blocked = None;
             self.waiting.remove(turn);
             self.start(requests, key, now);
+            let count = self.limit_scored(&requests.sequences[key], count);
             if !self.is_pending(requests, key) && self.run(requests, step, key, count) {
                 self.announce(requests, key);
             }
@@ -211,7 +222,8 @@ impl Scheduler {
         sequence.fork_rows.extend(self.rows.drain(self.rows.len() - num_more..).rev());
         if request.scheduled == 0.0 {
             request.scheduled = now;
-            self.counters.prefix_queries += if self.caching { u64::from(sequence.num_prompt) } else { 0 };
+            self.counters.prefix_queries +=
+                if self.caching && !sequence.is_scoring() { u64::from(sequence.num_prompt) } else { 0 };
         }
         let position = self.position(requests, requests.sequences[key].turn);
         self.running.insert(position, key);
@@ -222,6 +234,9 @@ impl Scheduler {
         for entry in &mut step.entries[num_ready..] {
             let left = self.max_tokens - step.num_tokens;
             let sequence = &mut requests.sequences[entry.key];
+            if sequence.is_scoring() {
+                continue;
+            }
             let end = entry.start + entry.count;
             let missing = (sequence.len() - end).min(self.threshold.saturating_sub(entry.count));
             let count = missing.min(left);
@@ -247,6 +262,25 @@ impl Scheduler {
         }
         let share = if others { (left / 2).max(MIN_SHARE) } else { left };
         self.round(start, missing.min(left).min(share).min(self.threshold), missing)
+    }
+
+    /// How many of `count` tokens there are places of samples for. At least one: the first choice's.
+    fn limit_scored(&self, sequence: &Sequence, count: u32) -> u32 {
+        if !sequence.is_scoring() || count == 0 {
+            return count;
+        }
+        // While others wait for rows, half of them is left.
+        let free = self.rows.len() as u32;
+        let free = if self.waiting.is_empty() { free } else { free / 2 };
+        let room = sequence.num_choices + free.saturating_sub(self.num_lent);
+        let (start, end) = (sequence.num_planned, sequence.num_planned + count);
+        let num_scored = sequence.to_score(start, end).len() as u32;
+        let is_last = end == sequence.len();
+        if num_scored + if is_last { sequence.num_choices } else { 0 } <= room {
+            return count;
+        }
+        let num_free_of_charge = sequence.num_scored.saturating_sub(start);
+        (count - u32::from(is_last)).min(num_free_of_charge + room)
     }
 
     /// Chunks end with a block, where what comes next may already be cached; small ones end anywhere.
@@ -293,7 +327,9 @@ impl Scheduler {
         sequence.num_planned = end;
         sequence.pending = None;
         let num_samples = if end >= sequence.len() { sequence.num_choices } else { 0 };
-        step.entries.push(Entry { key, start, count, num_samples, on_host: false });
+        let num_scored = sequence.to_score(start, end).len() as u32;
+        self.num_lent += (num_scored + num_samples).saturating_sub(sequence.num_choices);
+        step.entries.push(Entry { key, start, count, num_scored, num_samples, on_host: false });
         step.num_tokens += count;
         true
     }
@@ -432,7 +468,8 @@ impl Scheduler {
 
     /// Whether a step that is not committed computes the next block of a sequence, as part of another.
     fn is_pending(&mut self, requests: &mut Requests, key: SequenceKey) -> bool {
-        !self.pending.is_empty() && self.next_hash(requests, key).is_some_and(|hash| self.pending.contains(&hash))
+        let waits = !self.pending.is_empty() && !requests.sequences[key].is_scoring();
+        waits && self.next_hash(requests, key).is_some_and(|hash| self.pending.contains(&hash))
     }
 
     /// Says which block a sequence is computing.
@@ -447,7 +484,10 @@ impl Scheduler {
         self.found.clear();
         let sequence = &mut requests.sequences[key];
         let request = &requests.requests[sequence.request];
-        let (Some(mut parent), true) = (sequence.content, self.caching && !sequence.is_whole) else { return };
+        let (Some(mut parent), true) = (sequence.content, self.caching && !sequence.is_whole && !sequence.is_scoring())
+        else {
+            return;
+        };
         for index in sequence.num_registered..(sequence.len() - 1) / self.block_size {
             let (hash, tokens) =
                 sequence.hash_block(index as usize, self.block_size as usize, request.root, &mut self.hasher);
@@ -471,6 +511,18 @@ impl Scheduler {
         if sequence.num_output() == 0 && sequence.num_preemptions == 0 {
             requests.requests[sequence.request].num_cached += num_tokens;
             self.counters.prefix_hits += u64::from(num_tokens);
+        }
+    }
+
+    /// The state, with the counters.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            num_running: self.running.len() as u32,
+            num_waiting: self.waiting.len() as u32,
+            num_blocks: self.pool.num_blocks(),
+            num_used_blocks: self.pool.num_blocks() - self.pool.num_free(),
+            num_wasted_slots: self.pool.num_wasted(),
+            ..self.counters.stats()
         }
     }
 

@@ -47,4 +47,4 @@ pub use kv_cache::{KvCache, KvCacheConfig, KvType, StepMeta};
 pub use linear::{Activations, Contents, Encoding, Format, Linear, Stored};
 pub use pool::{Pool, Team};
 pub use pooling::{Hidden, LabelActivation, PoolKind, PoolTask, PoolerConfig};
-pub use sample::{SampleOutput, SampleRow};
+pub use sample::{LogprobList, SampleOutput, SampleRow};

@@ -57,14 +57,27 @@ pub struct SampleRow<'a> {
     pub bad_words: &'a [Vec<u32>],
     /// (token, what is added to its logit)
     pub logit_bias: &'a [(u32, f32)],
-    /// Some(n): give the token's log-probability and rank, and the n best tokens.
+    /// Some(n): give the token's log-probability and rank, and a list of the n best tokens.
     pub num_logprobs: Option<u32>,
+    /// The list is of these tokens instead, unless there are none.
+    pub named: &'a [u32],
+    /// Some: the token is known, and nothing is chosen.
+    pub given: Option<u32>,
 }
 
 impl SampleRow<'_> {
     /// Whether nothing but the place of the largest raw logit is wanted.
     pub fn is_greedy(&self) -> bool {
-        self.takes_largest() && self.num_logprobs.is_none() && !penalties::change(self)
+        self.takes_largest() && self.num_logprobs.is_none() && self.given.is_none() && !penalties::change(self)
+    }
+
+    /// Tokens that its list of log-probabilities may have.
+    pub fn num_listed(&self) -> usize {
+        match self.num_logprobs {
+            Some(count) if self.named.is_empty() => count as usize,
+            Some(_) => self.named.len(),
+            None => 0,
+        }
     }
 
     fn takes_largest(&self) -> bool {
@@ -80,12 +93,18 @@ pub struct SampleOutput<'a> {
     pub logprob: &'a mut [f32],
     /// 1 for the most probable token of the raw logits, equals sharing the better rank; 0 when the row did not ask.
     pub rank: &'a mut [i32],
-    /// The best tokens of the raw logits, best first; untouched when the row did not ask, else -1 after the last.
+    /// A row's list: the best tokens of the raw logits, best first, or those that it named. Untouched when it did not
+    /// ask, else -1 after the last.
     pub top_ids: &'a mut [i32],
     /// Their log-probabilities; minus infinity after the last.
     pub top_logprobs: &'a mut [f32],
     pub max_logprobs: usize,
+    /// The lists of the rows whose lists are longer than `max_logprobs`. Empty where there is no such row.
+    pub lists: &'a mut [LogprobList],
 }
+
+/// (token, log-probability)
+pub type LogprobList = Vec<(u32, f32)>;
 
 /// Working memory of one thread.
 #[derive(Default)]
@@ -101,7 +120,7 @@ pub(crate) struct Scratch {
 impl CpuKernels {
     /// Chooses one token for each row of logits[rows, vocab_size], which is overwritten. NaN counts as minus infinity.
     ///
-    /// Errors: lengths that do not fit, num_logprobs above max_logprobs, and `NoToken` for the rows that have nothing
+    /// Errors: lengths that do not fit, a list longer than max_logprobs without `lists`, and `NoToken` for the rows that have nothing
     /// to choose from, after all others are done.
     pub fn sample(
         &self,
@@ -115,20 +134,20 @@ impl CpuKernels {
         let logits = Rows::new(logits, vocab_size);
         let (sampled, logprob, rank) = (Rows::new(out.sampled, 1), Rows::new(out.logprob, 1), Rows::new(out.rank, 1));
         let (top_ids, top_logprobs) = (Rows::new(out.top_ids, max_logprobs), Rows::new(out.top_logprobs, max_logprobs));
+        let lists = Rows::new(out.lists, 1);
         let failed = Mutex::new(Vec::new());
         self.pool.for_each(rows.len(), |thread, index| {
             let mut scratch = lock(&self.sample_scratch[thread]);
             let row = &rows[index];
             // SAFETY: each index comes once.
             let logits = unsafe { logits.row(index) };
-            let top = match row.num_logprobs {
-                Some(_) if max_logprobs > 0 => {
-                    // SAFETY: as above.
-                    unsafe { (top_ids.row(index), top_logprobs.row(index)) }
-                }
-                _ => (&mut [][..], &mut [][..]),
+            // SAFETY: as above.
+            let list = match row.num_listed() {
+                count if count > max_logprobs => List::Long(unsafe { &mut lists.row(index)[0] }),
+                _ if row.num_logprobs.is_none() || max_logprobs == 0 => List::Columns(&mut [], &mut []),
+                _ => List::Columns(unsafe { top_ids.row(index) }, unsafe { top_logprobs.row(index) }),
             };
-            let choice = self.sample_row(logits, row, top, &mut scratch);
+            let choice = self.sample_row(logits, row, list, &mut scratch);
             if choice.is_none() {
                 lock(&failed).push(index);
             }
@@ -150,38 +169,53 @@ impl CpuKernels {
         &self,
         logits: &mut [f32],
         row: &SampleRow<'_>,
-        top: (&mut [i32], &mut [f32]),
+        list: List<'_>,
         scratch: &mut Scratch,
     ) -> Option<(i32, f32, i32)> {
-        let raw = row.num_logprobs.map(|count| self.raw_logprobs(logits, count as usize, top, scratch));
-        scratch.penalties.apply(logits, row);
-        let token = self.choose(logits, row, scratch)?;
+        let raw = row.num_logprobs.map(|_| self.raw_logprobs(logits, row, list, scratch));
+        let token = match row.given {
+            Some(token) => token as usize,
+            None => {
+                scratch.penalties.apply(logits, row);
+                self.choose(logits, row, scratch)?
+            }
+        };
         let Some(raw) = raw else {
             return Some((token as i32, 0.0, 0));
         };
-        scratch.penalties.undo(logits);
-        let logit = logits[token];
+        if row.given.is_none() {
+            scratch.penalties.undo(logits);
+        }
+        let logit = logits.get(token)?.max(f32::NEG_INFINITY);
         let rank = self.run(CountAbove { logits, value: logit }) + 1;
         Some((token as i32, raw.of(logit), rank as i32))
     }
 
-    /// Fills the lists of the best tokens, and returns what turns a logit into a log-probability.
-    fn raw_logprobs(
-        &self,
-        logits: &[f32],
-        count: usize,
-        (top_ids, top_logprobs): (&mut [i32], &mut [f32]),
-        scratch: &mut Scratch,
-    ) -> LogSoftmax {
+    /// Fills the row's list, and returns what turns a logit into a log-probability.
+    fn raw_logprobs(&self, logits: &[f32], row: &SampleRow<'_>, list: List<'_>, scratch: &mut Scratch) -> LogSoftmax {
         let Scratch { maxima, sums, candidates, values, .. } = scratch;
         let largest = largest(self, logits, f32::NEG_INFINITY, maxima).map_or(f32::NEG_INFINITY, |(_, logit)| logit);
         self.run(SumExp { logits, largest, factor: 1.0, sums });
         let softmax = LogSoftmax { largest, log_sum: sums.iter().sum::<f64>().ln() };
-        best_tokens(self, logits, maxima, count, candidates, values);
-        let found = candidates.iter().map(|&(token, logit)| (token as i32, softmax.of(logit)));
-        let found = found.chain(std::iter::repeat((-1, f32::NEG_INFINITY)));
-        for ((top_id, top_logprob), (token, logprob)) in top_ids.iter_mut().zip(top_logprobs).zip(found) {
-            (*top_id, *top_logprob) = (token, logprob);
+        if row.named.is_empty() {
+            best_tokens(self, logits, maxima, row.num_listed(), candidates, values);
+        } else {
+            candidates.clear();
+            candidates.extend(row.named.iter().filter_map(|&token| Some((token, *logits.get(token as usize)?))));
+        }
+        let found = candidates.iter().map(|&(token, logit)| (token, softmax.of(logit)));
+        match list {
+            List::Long(list) => {
+                list.clear();
+                list.extend(found);
+            }
+            List::Columns(top_ids, top_logprobs) => {
+                let found = found.map(|(token, logprob)| (token as i32, logprob));
+                let found = found.chain(std::iter::repeat((-1, f32::NEG_INFINITY)));
+                for ((top_id, top_logprob), (token, logprob)) in top_ids.iter_mut().zip(top_logprobs).zip(found) {
+                    (*top_id, *top_logprob) = (token, logprob);
+                }
+            }
         }
         softmax
     }
@@ -292,6 +326,13 @@ fn draw(candidates: &[Candidate], softmax: Tempered, random: f64) -> Option<usiz
     token
 }
 
+/// Where a row's list goes.
+enum List<'a> {
+    /// Tokens, log-probabilities.
+    Columns(&'a mut [i32], &'a mut [f32]),
+    Long(&'a mut LogprobList),
+}
+
 /// Weights relative to the most probable token's.
 #[derive(Clone, Copy)]
 struct Tempered {
@@ -346,8 +387,8 @@ fn check_output(
         }
     }
     for (index, row) in rows.iter().enumerate() {
-        let count = row.num_logprobs.unwrap_or(0) as usize;
-        if count > out.max_logprobs {
+        let count = row.num_listed();
+        if count > out.max_logprobs && out.lists.len() < rows.len() {
             let text = format!("row {index} asks for {count} logprobs, more than max_logprobs, {}", out.max_logprobs);
             return Err(KernelError::Config(text));
         }

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use octavo_core::{ArenaLayout, Arenas, Column, Element, EngineConfig, EngineError, Policy, PoolRow, Vocabulary};
-use octavo_kernels::{CpuKernels, KernelError, SampleOutput, SampleRow, StepMeta};
+use octavo_kernels::{CpuKernels, KernelError, LogprobList, SampleOutput, SampleRow, StepMeta};
 use octavo_text::Token;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -344,8 +344,7 @@ impl Engine {
         let mut inner = lock(&self.0)?;
         let Inner { engine, arenas } = &mut *inner;
         let plan = engine.step(epoch).map_err(engine_error)?;
-        let (samples, width) = (plan.num_samples as usize, engine.arena_layout().max_logprobs);
-        let out = output_columns(engine.arena_layout(), arenas.arena(plan.arena), samples, width);
+        let out = output_columns(engine.arena_layout(), arenas.arena(plan.arena), plan.num_samples as usize);
         for (sampled, token) in out.sampled.iter_mut().zip(tokens) {
             *sampled = token.map_or(-1, |token| token as i32);
         }
@@ -374,16 +373,23 @@ impl Engine {
                 invalid(format!("samples: an index is not below the step's number of samples, {num_samples}"))
             })?;
         }
-        let (vocab_size, width) = (engine.config().vocab_size as usize, engine.arena_layout().max_logprobs);
+        let vocab_size = engine.config().vocab_size as usize;
         if logits.len() != rows.len() * vocab_size {
             let (samples, length) = (rows.len(), logits.len());
             return Err(invalid(format!("logits: {length} elements, expected {samples} rows of {vocab_size}")));
         }
-        let out = output_columns(engine.arena_layout(), arenas.arena(plan.arena), num_samples, width);
+        let mut out = output_columns(engine.arena_layout(), arenas.arena(plan.arena), num_samples);
+        let has_lists = rows.iter().any(|row| row.num_listed() > out.max_logprobs);
+        let mut lists = vec![LogprobList::new(); if has_lists { num_samples } else { 0 }];
+        out.lists = &mut lists;
         let result = match samples {
             None => kernels.sample(logits, vocab_size, &rows, out),
             Some(samples) => sample_some(kernels, logits, vocab_size, &rows, samples, out),
         };
+        if has_lists {
+            drop(rows);
+            engine.give_lists(epoch, lists).map_err(engine_error)?;
+        }
         match result {
             // Their column says -1, and the commit fails these requests alone.
             Ok(()) | Err(KernelError::NoToken { .. }) => Ok(()),
@@ -393,12 +399,8 @@ impl Engine {
 }
 
 /// The output columns of a step, in its arena.
-fn output_columns<'a>(
-    layout: &ArenaLayout,
-    arena: &'a mut [u8],
-    num_samples: usize,
-    max_logprobs: usize,
-) -> SampleOutput<'a> {
+fn output_columns<'a>(layout: &ArenaLayout, arena: &'a mut [u8], num_samples: usize) -> SampleOutput<'a> {
+    let max_logprobs = layout.max_logprobs;
     let mut columns = Columns { rest: arena, position: 0 };
     let take = |name: &str| layout.column(name).expect("the layout has every output column");
     SampleOutput {
@@ -408,6 +410,7 @@ fn output_columns<'a>(
         top_ids: columns.take(take("top_ids"), num_samples * max_logprobs),
         top_logprobs: columns.take(take("top_logprobs"), num_samples * max_logprobs),
         max_logprobs,
+        lists: &mut [],
     }
 }
 
@@ -423,6 +426,7 @@ fn sample_some(
     let width = columns.max_logprobs;
     let (mut sampled, mut logprob, mut rank) = (vec![0; rows.len()], vec![0.0; rows.len()], vec![0; rows.len()]);
     let (mut top_ids, mut top_logprobs) = (vec![0; rows.len() * width], vec![0.0; rows.len() * width]);
+    let mut lists = vec![LogprobList::new(); if columns.lists.is_empty() { 0 } else { rows.len() }];
     let out = SampleOutput {
         sampled: &mut sampled,
         logprob: &mut logprob,
@@ -430,6 +434,7 @@ fn sample_some(
         top_ids: &mut top_ids,
         top_logprobs: &mut top_logprobs,
         max_logprobs: width,
+        lists: &mut lists,
     };
     let result = kernels.sample(logits, vocab_size, rows, out);
     for (index, &sample) in samples.iter().enumerate() {
@@ -439,6 +444,9 @@ fn sample_some(
         columns.rank[sample] = rank[index];
         columns.top_ids[sample * width..(sample + 1) * width].copy_from_slice(&top_ids[top.clone()]);
         columns.top_logprobs[sample * width..(sample + 1) * width].copy_from_slice(&top_logprobs[top]);
+        if let Some(list) = lists.get_mut(index) {
+            columns.lists[sample] = std::mem::take(list);
+        }
     }
     result
 }
@@ -520,6 +528,8 @@ fn kernel_row(row: octavo_core::SampleRow<'_>) -> SampleRow<'_> {
         bad_words: row.bad_words,
         logit_bias: row.logit_bias,
         num_logprobs: row.num_logprobs,
+        named: row.named,
+        given: row.given,
     }
 }
 

@@ -131,6 +131,11 @@ impl Delta {
     fn logprobs(&self) -> Option<Vec<TokenLogprobs>> {
         self.0.logprobs.as_ref().map(|entries| entries.iter().cloned().map(TokenLogprobs).collect())
     }
+
+    #[getter]
+    fn prompt_logprobs(&self) -> Vec<TokenLogprobs> {
+        self.0.prompt_logprobs.iter().cloned().map(TokenLogprobs).collect()
+    }
 }
 
 #[pyclass(frozen, module = "octavo._core")]

@@ -23,7 +23,8 @@ impl Sampling {
                         thinking_token_budget = None, best_of = None, repetition_detection = None,
                         spaces_between_special_tokens = true, stream_interval = 1, truncate_prompt_tokens = None,
                         truncation_side = "left", allowed_token_ids = None, bad_words = Vec::new(),
-                        beam_width = None, length_penalty = 1.0, early_stopping = None, logits_processors = false))]
+                        beam_width = None, length_penalty = 1.0, early_stopping = None, logits_processors = false,
+                        logprob_token_ids = Vec::new(), prompt_logprobs = None, prompt_only = false))]
     #[expect(clippy::too_many_arguments, reason = "named arguments in Python")]
     fn new(
         #[pyo3(from_py_with = integer)] n: i64,
@@ -60,6 +61,9 @@ impl Sampling {
         #[pyo3(from_py_with = float)] length_penalty: f64,
         early_stopping: Option<bool>,
         logits_processors: bool,
+        logprob_token_ids: Vec<Integer>,
+        prompt_logprobs: Option<Integer>,
+        prompt_only: bool,
     ) -> PyResult<Self> {
         let repetition_detection = repetition_detection.map(|(longest, shortest, count)| RepetitionDetection {
             max_pattern_size: longest.0,
@@ -91,6 +95,9 @@ impl Sampling {
             structure,
             reasoning_end: reasoning_end.into_iter().map(|token| token.0).collect(),
             thinking_token_budget: thinking_token_budget.map(|count| count.0),
+            logprob_token_ids: logprob_token_ids.into_iter().map(|token| token.0).collect(),
+            prompt_logprobs: prompt_logprobs.map(|count| count.0),
+            prompt_only,
             best_of: best_of.map(|count| count.0),
             repetition_detection,
             spaces_between_special_tokens,

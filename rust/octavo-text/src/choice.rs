@@ -57,9 +57,16 @@ impl Choice {
     }
 
     /// Takes an output that a step at `time` made; `None` once the choice has ended.
-    pub fn take(&mut self, output: ChoiceOutput, sampling: &Sampling, arrival: f64, time: f64) -> Option<Turn> {
+    pub fn take(&mut self, mut output: ChoiceOutput, sampling: &Sampling, arrival: f64, time: f64) -> Option<Turn> {
         if self.ended {
             return None;
+        }
+        if sampling.prompt_only {
+            output.tokens.clear();
+            output.logprobs.clear();
+            output.finish.iter_mut().filter(|finish| finish.reason != FinishReason::Abort).for_each(|finish| {
+                finish.reason = FinishReason::Length;
+            });
         }
         if output.scheduled != 0.0 {
             self.scheduled = output.scheduled;
@@ -93,6 +100,7 @@ impl Choice {
             text,
             token_ids: output.tokens,
             logprobs: sampling.engine.logprobs.map(|_| output.logprobs),
+            prompt_logprobs: output.prompt_logprobs,
             num_cached_tokens: output.num_cached_tokens,
             finish_reason,
             stop_reason,
@@ -167,6 +175,7 @@ pub(crate) fn aborted(request: RequestId, index: u32, arrival: f64, time: f64) -
         text: String::new(),
         token_ids: Vec::new(),
         logprobs: None,
+        prompt_logprobs: Vec::new(),
         num_cached_tokens: 0,
         finish_reason: Some(EndReason::Abort),
         stop_reason: None,

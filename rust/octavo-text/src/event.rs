@@ -47,6 +47,8 @@ pub struct Delta {
     pub token_ids: Vec<u32>,
     /// One a token; `None` when the request did not ask.
     pub logprobs: Option<Vec<TokenLogprobs>>,
+    /// Those of the prompt's next tokens, from its second on: all are there before the first choice's first token.
+    pub prompt_logprobs: Vec<TokenLogprobs>,
     pub num_cached_tokens: u32,
     /// `Some`: the last event of this choice.
     pub finish_reason: Option<EndReason>,
@@ -66,6 +68,7 @@ impl Delta {
             (none @ None, more) => *none = more,
             (Some(_), None) => {}
         }
+        self.prompt_logprobs.extend(later.prompt_logprobs);
         self.num_cached_tokens = later.num_cached_tokens;
         self.finish_reason = later.finish_reason;
         self.stop_reason = later.stop_reason;
@@ -273,6 +276,7 @@ mod tests {
             text: text.into(),
             token_ids: vec![index; text.len()],
             logprobs: None,
+            prompt_logprobs: vec![],
             num_cached_tokens: 0,
             finish_reason,
             stop_reason: None,

@@ -1,5 +1,7 @@
 //! `best_of`: all choices of a request are made, and when the last one has ended, the best are given out.
 
+use std::mem::take;
+
 use crate::event::Delta;
 use crate::sampling::Sampling;
 
@@ -31,12 +33,15 @@ impl Ranking {
     /// of their choices.
     pub fn best(mut self, sampling: &Sampling) -> impl Iterator<Item = Delta> {
         self.choices.sort_by_key(|choice| choice.delta.index);
+        // They came with the first choice, and go out with the best.
+        let mut prompt_logprobs = self.choices.first_mut().map(|choice| take(&mut choice.delta.prompt_logprobs));
         self.choices.sort_by(|left, right| right.mean().total_cmp(&left.mean()));
         self.choices.truncate(sampling.num_returned as usize);
         let returns_logprobs = sampling.returns_logprobs;
         (0..).zip(self.choices).map(move |(index, choice)| {
             let mut delta = choice.delta;
             delta.index = index;
+            delta.prompt_logprobs = prompt_logprobs.take().unwrap_or_default();
             delta.logprobs = delta.logprobs.filter(|_| returns_logprobs);
             delta
         })

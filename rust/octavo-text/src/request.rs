@@ -6,10 +6,12 @@ use std::sync::Arc;
 use octavo_wire::Pooling;
 
 use crate::event::FailedReason;
-use crate::sampling::{Sampling, Side, Truncation};
+use crate::sampling::{Sampling, Side, Truncation, WHOLE_VOCABULARY};
 use crate::tokenize::{Tokenizer, TokenizerError};
 
 const MAX_SALT_BYTES: usize = 1024;
+/// Log-probabilities of one prompt: some hundreds of megabytes of JSON.
+const MAX_PROMPT_LOGPROBS: usize = 1 << 22;
 
 /// What the model can take.
 #[derive(Clone, Copy, Debug)]
@@ -144,6 +146,14 @@ impl Request {
             return Ok(sampling);
         }
         limits.check_ids("stop_token_ids", sampling.stop_token_ids.iter().copied())?;
+        limits.check_ids("logprob_token_ids", sampling.logprob_token_ids.iter().copied())?;
+        for count in [&mut sampling.logprobs, &mut sampling.prompt_logprobs].into_iter().flatten() {
+            *count = if *count == WHOLE_VOCABULARY { limits.vocab_size as u32 } else { *count };
+        }
+        if length.saturating_mul(sampling.prompt_logprobs.unwrap_or(0) as usize) > MAX_PROMPT_LOGPROBS {
+            let message = format!("prompt_logprobs: of {length} tokens these are more than {MAX_PROMPT_LOGPROBS}.");
+            return Err(invalid("prompt_logprobs", message));
+        }
         limits.check_ids("allowed_token_ids", sampling.allowed_token_ids.iter().copied())?;
         limits.check_ids("logit_bias", sampling.logit_bias.iter().map(|(token, _)| *token))?;
         limits.check_ids("reasoning_end", sampling.reasoning_end.iter().copied())?;

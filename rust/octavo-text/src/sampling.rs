@@ -1,5 +1,6 @@
 //! A request's sampling parameters: as a client gives them, and checked.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use octavo_wire::{Structure, StructureKind};
@@ -12,6 +13,7 @@ const MAX_CHOICES: i64 = 128;
 const MAX_STOP_STRINGS: usize = 64;
 const MAX_STOP_BYTES: usize = 1024;
 const MAX_STOP_TOKENS: usize = 1024;
+const MAX_LOGPROB_TOKENS: usize = 1024;
 const MAX_BAD_WORDS: usize = 1024;
 const MAX_BAD_WORD_BYTES: usize = 256;
 const MAX_BIASES: usize = 4096;
@@ -53,6 +55,7 @@ pub struct SamplingOptions {
     pub detokenize: bool,
     /// (token, bias); biases are cut to -100 to 100, as OpenAI defines them. A token named twice keeps its last bias.
     pub logit_bias: Vec<(i64, f64)>,
+    /// -1: of the whole vocabulary.
     pub logprobs: Option<i64>,
     /// What the output must match: kind and text.
     pub structure: Option<(String, String)>,
@@ -68,6 +71,12 @@ pub struct SamplingOptions {
     pub early_stopping: Option<bool>,
     /// Whether Python's logits processors change the logits.
     pub logits_processors: bool,
+    /// Log-probabilities of these tokens instead of the best; they are given even if `logprobs` is `None`.
+    pub logprob_token_ids: Vec<i64>,
+    /// As `logprobs`, of the prompt's tokens.
+    pub prompt_logprobs: Option<i64>,
+    /// Of the answer nothing is given out: the request is about its prompt. Takes the place of a `max_tokens` of 0.
+    pub prompt_only: bool,
     /// Choices that are made, of which the `n` with the highest log-probability per token are given out, best first.
     pub best_of: Option<i64>,
     pub repetition_detection: Option<RepetitionDetection>,
@@ -124,6 +133,9 @@ impl Default for SamplingOptions {
             structure: None,
             reasoning_end: Vec::new(),
             thinking_token_budget: None,
+            logprob_token_ids: Vec::new(),
+            prompt_logprobs: None,
+            prompt_only: false,
             best_of: None,
             repetition_detection: None,
             spaces_between_special_tokens: true,
@@ -166,11 +178,15 @@ pub struct Sampling {
     pub(crate) num_returned: u32,
     /// Whether the caller asked for log-probabilities: best-of needs them anyway.
     pub(crate) returns_logprobs: bool,
+    pub(crate) prompt_only: bool,
     pub(crate) repeats: Option<RepeatLimits>,
     pub(crate) spaces_between_special_tokens: bool,
     pub(crate) stream_interval: u32,
     pub(crate) truncation: Option<Truncation>,
 }
+
+/// Number of log-probabilities that means all, until the vocabulary is known.
+pub(crate) const WHOLE_VOCABULARY: u32 = u32::MAX;
 
 /// A prompt is cut to `limit` tokens, or to what leaves room for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,8 +212,13 @@ impl Sampling {
             Some(count) => integer("best_of", count, options.n, MAX_CHOICES)?,
             None => num_returned,
         };
-        let is_ranked = num_made > num_returned;
+        let logprob_token_ids = logprob_token_ids(&options.logprob_token_ids)?;
+        let returns_logprobs = options.logprobs.is_some() || !logprob_token_ids.is_empty();
+        let needs_logprobs = returns_logprobs || num_made > num_returned;
         let beams = beams(&options)?;
+        if beams.is_some() && !logprob_token_ids.is_empty() {
+            return Err(invalid("logprob_token_ids", "a beam search gives its own candidates only"));
+        }
         let is_greedy = beams.is_some() || options.temperature < MIN_TEMPERATURE;
         let engine = octavo_wire::Sampling {
             n: num_made,
@@ -220,10 +241,9 @@ impl Sampling {
             allowed_token_ids: allowed_token_ids(options.allowed_token_ids.as_deref())?,
             bad_words: Vec::new(),
             logit_bias: logit_bias(&options.logit_bias)?,
-            logprobs: match options.logprobs {
-                Some(count) => Some(integer("logprobs", count, 0, i64::from(u32::MAX))?),
-                None => is_ranked.then_some(0),
-            },
+            logprobs: num_logprobs("logprobs", options.logprobs)?.or(needs_logprobs.then_some(0)),
+            logprob_token_ids,
+            prompt_logprobs: num_logprobs("prompt_logprobs", options.prompt_logprobs)?,
             structure: options.structure.map(structure).transpose()?,
             reasoning_end: reasoning_end(&options.reasoning_end)?,
             thinking_token_budget: match options.thinking_token_budget {
@@ -248,7 +268,8 @@ impl Sampling {
             skip_special_tokens: options.skip_special_tokens,
             detokenize: options.detokenize,
             num_returned,
-            returns_logprobs: options.logprobs.is_some(),
+            returns_logprobs,
+            prompt_only: options.prompt_only,
             repeats: options.repetition_detection.map_or(Ok(None), repeat_limits)?,
             spaces_between_special_tokens: options.spaces_between_special_tokens,
             stream_interval: integer("stream_interval", options.stream_interval, 1, i64::from(u32::MAX))?,
@@ -355,6 +376,31 @@ fn stop_token_ids(ids: &[i64]) -> Result<Vec<u32>, InvalidParam> {
         return Err(invalid("stop_token_ids", format!("at most {MAX_STOP_TOKENS} are taken, got {}", ids.len())));
     }
     distinct("stop_token_ids", ids)
+}
+
+/// Each once, in the caller's order.
+fn logprob_token_ids(ids: &[i64]) -> Result<Vec<u32>, InvalidParam> {
+    let name = "logprob_token_ids";
+    if ids.len() > MAX_LOGPROB_TOKENS {
+        return Err(invalid(name, format!("at most {MAX_LOGPROB_TOKENS} are taken, got {}", ids.len())));
+    }
+    let mut tokens: Vec<u32> = Vec::with_capacity(ids.len());
+    let mut seen = HashSet::with_capacity(ids.len());
+    for id in ids {
+        let token = token(name, *id)?;
+        if seen.insert(token) {
+            tokens.push(token);
+        }
+    }
+    Ok(tokens)
+}
+
+fn num_logprobs(param: &'static str, count: Option<i64>) -> Result<Option<u32>, InvalidParam> {
+    match count {
+        None => Ok(None),
+        Some(-1) => Ok(Some(WHOLE_VOCABULARY)),
+        Some(count) => integer(param, count, -1, i64::from(u32::MAX - 1)).map(Some),
+    }
 }
 
 fn allowed_token_ids(ids: Option<&[i64]>) -> Result<Vec<u32>, InvalidParam> {
@@ -499,7 +545,11 @@ mod tests {
         assert_eq!(error(|o| o.n = 0), "n: must be at least 1, got 0");
         assert_eq!(error(|o| o.max_tokens = Some(0)), "max_tokens: must be at least 1, got 0");
         assert_eq!(error(|o| o.min_tokens = -1), "min_tokens: must be at least 0, got -1");
-        assert_eq!(error(|o| o.logprobs = Some(-1)), "logprobs: must be at least 0, got -1");
+        assert_eq!(error(|o| o.logprobs = Some(-2)), "logprobs: must be at least -1, got -2");
+        assert_eq!(error(|o| o.prompt_logprobs = Some(-2)), "prompt_logprobs: must be at least -1, got -2");
+        assert_eq!(error(|o| o.logprob_token_ids = vec![3, -1]), "logprob_token_ids: -1 is not a token id");
+        let many = "logprob_token_ids: at most 1024 are taken, got 1025";
+        assert_eq!(error(|o| o.logprob_token_ids = vec![1; 1025]), many);
         assert_eq!(error(|o| o.stop_token_ids = vec![-1]), "stop_token_ids: -1 is not a token id");
         assert_eq!(error(|o| o.logit_bias = vec![(1 << 40, 1.0)]), "logit_bias: 1099511627776 is not a token id");
         assert_eq!(
@@ -582,6 +632,8 @@ mod tests {
     fn values_are_brought_into_the_engines_form() {
         assert_eq!(checked(|o| o.temperature = 1e-6).engine.temperature, 0.0);
         assert_eq!(checked(|o| o.top_k = -1).engine.top_k, 0);
+        assert_eq!(checked(|o| o.logprob_token_ids = vec![9, 2, 9]).engine.logprob_token_ids, [9, 2]);
+        assert_eq!(checked(|o| o.logprob_token_ids = vec![9]).engine.logprobs, Some(0));
         assert_eq!(checked(|o| o.seed = Some(-1)).engine.seed, Some(u64::MAX));
         assert_eq!(checked(|o| o.stop_token_ids = vec![7, 3, 7]).engine.stop_token_ids, [3, 7]);
         let biases = vec![(9, 500.0), (2, -1.0), (9, 4.0), (1, -500.0)];

@@ -40,6 +40,7 @@ const HAS_FINISH: u8 = 8;
 /// Not exactly one token: a count stands before them.
 const HAS_COUNT: u8 = 16;
 const HAS_SCHEDULED: u8 = 32;
+const HAS_PROMPT_LOGPROBS: u8 = 64;
 const ROW_MIN_BYTES: usize = 13;
 
 /// Why bytes are no message.
@@ -278,9 +279,11 @@ fn write_sampling(writer: &mut Writer, sampling: &Sampling) {
     writer.count(sampling.bad_words.len());
     sampling.bad_words.iter().for_each(|word| writer.u32s(word));
     writer.pairs(&sampling.logit_bias);
-    writer.bool(sampling.logprobs.is_some());
-    if let Some(logprobs) = sampling.logprobs {
-        writer.u32(logprobs);
+    for count in [sampling.logprobs, sampling.prompt_logprobs] {
+        writer.bool(count.is_some());
+        if let Some(count) = count {
+            writer.u32(count);
+        }
     }
     writer.bool(sampling.structure.is_some());
     if let Some(structure) = &sampling.structure {
@@ -303,6 +306,7 @@ fn write_sampling(writer: &mut Writer, sampling: &Sampling) {
         writer.u8(beams.stop as u8);
     }
     writer.bool(sampling.is_processed);
+    writer.u32s(&sampling.logprob_token_ids);
 }
 
 fn read_sampling(reader: &mut Reader) -> Result<Sampling, FrameError> {
@@ -324,11 +328,13 @@ fn read_sampling(reader: &mut Reader) -> Result<Sampling, FrameError> {
         bad_words: read_bad_words(reader)?,
         logit_bias: reader.pairs()?,
         logprobs: if reader.bool()? { Some(reader.u32()?) } else { None },
+        prompt_logprobs: if reader.bool()? { Some(reader.u32()?) } else { None },
         structure: if reader.bool()? { Some(read_structure(reader)?) } else { None },
         reasoning_end: reader.u32s()?,
         thinking_token_budget: if reader.bool()? { Some(reader.u32()?) } else { None },
         beams: if reader.bool()? { Some(read_beams(reader)?) } else { None },
         is_processed: reader.bool()?,
+        logprob_token_ids: reader.u32s()?,
     })
 }
 
@@ -360,6 +366,7 @@ fn write_output(writer: &mut Writer, output: &ChoiceOutput) {
         | flag(output.num_cached_tokens != 0, HAS_CACHED)
         | flag(output.scheduled != 0.0, HAS_SCHEDULED)
         | flag(!output.logprobs.is_empty(), HAS_LOGPROBS)
+        | flag(!output.prompt_logprobs.is_empty(), HAS_PROMPT_LOGPROBS)
         | flag(output.finish.is_some(), HAS_FINISH)
         | flag(output.tokens.len() != 1, HAS_COUNT);
     writer.u8(flags);
@@ -377,9 +384,9 @@ fn write_output(writer: &mut Writer, output: &ChoiceOutput) {
     if output.scheduled != 0.0 {
         writer.f64(output.scheduled);
     }
-    if !output.logprobs.is_empty() {
-        writer.count(output.logprobs.len());
-        for entry in &output.logprobs {
+    for entries in [&output.logprobs, &output.prompt_logprobs].into_iter().filter(|entries| !entries.is_empty()) {
+        writer.count(entries.len());
+        for entry in entries {
             writer.f32(entry.logprob);
             writer.u32(entry.rank);
             writer.pairs(&entry.top);
@@ -402,7 +409,7 @@ fn read_step(reader: &mut Reader) -> Result<StepOutput, FrameError> {
 
 fn read_output(reader: &mut Reader) -> Result<ChoiceOutput, FrameError> {
     let flags = reader.u8()?;
-    if flags & !(HAS_CHOICE | HAS_CACHED | HAS_LOGPROBS | HAS_FINISH | HAS_COUNT | HAS_SCHEDULED) != 0 {
+    if flags >= 2 * HAS_PROMPT_LOGPROBS {
         return Err(FrameError::Value("output flag"));
     }
     let request = reader.u64()?;
@@ -410,16 +417,16 @@ fn read_output(reader: &mut Reader) -> Result<ChoiceOutput, FrameError> {
     let num_cached_tokens = if flags & HAS_CACHED != 0 { reader.u32()? } else { 0 };
     let choice = if flags & HAS_CHOICE != 0 { reader.u32()? } else { 0 };
     let scheduled = if flags & HAS_SCHEDULED != 0 { reader.f64()? } else { 0.0 };
-    let mut logprobs = Vec::new();
-    if flags & HAS_LOGPROBS != 0 {
-        let count = reader.count(12)?;
-        logprobs.reserve_exact(count);
-        for _ in 0..count {
-            logprobs.push(TokenLogprobs { logprob: reader.f32()?, rank: reader.u32()?, top: reader.pairs()? });
-        }
-    }
+    let logprobs = if flags & HAS_LOGPROBS != 0 { read_logprobs(reader)? } else { Vec::new() };
+    let prompt_logprobs = if flags & HAS_PROMPT_LOGPROBS != 0 { read_logprobs(reader)? } else { Vec::new() };
     let finish = if flags & HAS_FINISH != 0 { Some(read_finish(reader)?) } else { None };
-    Ok(ChoiceOutput { request, choice, tokens, logprobs, num_cached_tokens, scheduled, finish })
+    Ok(ChoiceOutput { request, choice, tokens, logprobs, prompt_logprobs, num_cached_tokens, scheduled, finish })
+}
+
+fn read_logprobs(reader: &mut Reader) -> Result<Vec<TokenLogprobs>, FrameError> {
+    let count = reader.count(12)?;
+    let entry = |_| Ok(TokenLogprobs { logprob: reader.f32()?, rank: reader.u32()?, top: reader.pairs()? });
+    (0..count).map(entry).collect()
 }
 
 fn write_finish(writer: &mut Writer, finish: &Finish) {

@@ -72,6 +72,10 @@ pub struct Sampling {
     pub beams: Option<Beams>,
     /// Python's logits processors change its logits before it is sampled: the backend is to call them.
     pub is_processed: bool,
+    /// These tokens' instead of the best ones', unless there are none.
+    pub logprob_token_ids: Vec<u32>,
+    /// `Some(k)`: the same of each prompt token but the first, and the k best in its place.
+    pub prompt_logprobs: Option<u32>,
     /// What the output must match, from its start or the end of the reasoning.
     pub structure: Option<Structure>,
     /// The tokens that end the reasoning; empty when the output has none.
@@ -215,10 +219,12 @@ pub struct PooledOutput {
 pub struct ChoiceOutput {
     pub request: RequestId,
     pub choice: u32,
-    /// Empty only when the choice ends without a token (an abort).
+    /// Empty only when the choice ends without a token (an abort), and beside `prompt_logprobs`.
     pub tokens: Vec<u32>,
     /// One entry a token when the request asked for log-probabilities, otherwise empty.
     pub logprobs: Vec<TokenLogprobs>,
+    /// Of the prompt's next tokens, from its second on, in an output without tokens of the first choice.
+    pub prompt_logprobs: Vec<TokenLogprobs>,
     /// Prompt tokens that came from the prefix cache; the same in each output of a request.
     pub num_cached_tokens: u32,
     /// First time a step planned the request; with the first token of a choice, otherwise 0.
@@ -231,7 +237,7 @@ pub struct TokenLogprobs {
     pub logprob: f32,
     /// 1 for the most probable token.
     pub rank: u32,
-    /// The most probable tokens, best first.
+    /// The most probable tokens, best first, or those that the request named.
     pub top: Vec<(u32, f32)>,
 }
 

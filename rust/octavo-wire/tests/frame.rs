@@ -40,7 +40,8 @@ prop_compose! {
     fn sampling()(
         (n, top_k, max_tokens, min_tokens) in any::<(u32, u32, u32, u32)>(),
         floats in prop::array::uniform6(-1e6f32..1e6),
-        (seed, ignore_eos, logprobs) in any::<(Option<u64>, bool, Option<u32>)>(),
+        (seed, ignore_eos, logprobs, prompt_logprobs) in any::<(Option<u64>, bool, Option<u32>, Option<u32>)>(),
+        logprob_token_ids in prop::collection::vec(any::<u32>(), 0..5),
         stop_token_ids in prop::collection::vec(any::<u32>(), 0..5),
         allowed_token_ids in prop::collection::vec(any::<u32>(), 0..5),
         bad_words in prop::collection::vec(prop::collection::vec(any::<u32>(), 0..4), 0..5),
@@ -57,6 +58,7 @@ prop_compose! {
             max_tokens, min_tokens, ignore_eos, stop_token_ids, allowed_token_ids, bad_words, logit_bias, logprobs,
             structure, reasoning_end, thinking_token_budget,
             beams, is_processed,
+            logprob_token_ids, prompt_logprobs,
         }
     }
 }
@@ -140,10 +142,13 @@ prop_compose! {
         num_cached_tokens in prop_oneof![Just(0), any::<u32>()],
         scheduled in prop_oneof![Just(0.0), 0.0..1e9],
         logprobs in prop::collection::vec((-50f32..0.0, any::<u32>(), prop::collection::vec((any::<u32>(), -50f32..0.0), 0..4)), 0..3),
+        num_prompt in 0_usize..3,
         finish in prop::option::of(finish()),
     ) -> ChoiceOutput {
-        let logprobs = logprobs.into_iter().map(|(logprob, rank, top)| TokenLogprobs { logprob, rank, top }).collect();
-        ChoiceOutput { request, choice, tokens, logprobs, num_cached_tokens, scheduled, finish }
+        let mut logprobs: Vec<_> =
+            logprobs.into_iter().map(|(logprob, rank, top)| TokenLogprobs { logprob, rank, top }).collect();
+        let prompt_logprobs = logprobs.split_off(logprobs.len().saturating_sub(num_prompt));
+        ChoiceOutput { request, choice, tokens, logprobs, prompt_logprobs, num_cached_tokens, scheduled, finish }
     }
 }
 
@@ -262,6 +267,7 @@ fn the_usual_row_takes_13_bytes() {
         choice: 0,
         tokens: vec![7],
         logprobs: vec![],
+        prompt_logprobs: vec![],
         num_cached_tokens: 0,
         scheduled: 0.0,
         finish: None,

@@ -106,7 +106,8 @@ impl Simulator {
             let is_hosts = !row.mask.is_all()
                 || !row.banned.is_empty()
                 || !row.logit_bias.is_empty()
-                || row.num_logprobs > Some(32);
+                || row.num_logprobs > Some(32)
+                || row.given.is_some();
             if is_hosts || !has_penalties(&row) {
                 assert_eq!(host_sample[index], i64::from(is_hosts));
             } else if host_sample[index] != 0 {

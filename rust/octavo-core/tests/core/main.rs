@@ -15,4 +15,5 @@ mod pooling;
 mod prefix;
 mod random;
 mod scheduling;
+mod scores;
 mod simulator;

@@ -37,6 +37,7 @@ struct Ask {
     priority: i32,
     salted: bool,
     logprobs: Option<u32>,
+    prompt_logprobs: Option<u32>,
     penalty: f32,
     ends: bool,
     structured: bool,
@@ -57,6 +58,7 @@ impl Ask {
         sampling.n = self.n.min(limits.max_num_seqs);
         sampling.min_tokens = self.min_tokens;
         sampling.logprobs = self.logprobs;
+        sampling.prompt_logprobs = self.prompt_logprobs;
         sampling.frequency_penalty = self.penalty;
         sampling.ignore_eos = !self.ends;
         sampling.stop_token_ids = if self.ends { vec![5, 17] } else { vec![] };
@@ -104,16 +106,17 @@ fn limits() -> impl Strategy<Value = (EngineConfig, u32)> {
 fn ask() -> impl Strategy<Value = Ask> {
     let lengths = (0_u32..3, 0_usize..40, 1_usize..20, 1_u32..20, 0_u32..4);
     let rest = (prop::sample::select(vec![1_u32, 1, 1, 2, 3, 5]), -1_i32..2, prop::bool::weighted(0.1));
-    let (logprobs, penalty) = (prop::option::weighted(0.2, 0_u32..4), prop::sample::select(vec![0.0_f32, 0.5]));
+    let logprobs = || prop::option::weighted(0.2, 0_u32..4);
+    let wishes = (logprobs(), logprobs(), prop::sample::select(vec![0.0_f32, 0.5]));
     let beams = (
         prop::sample::select(vec![0_u32, 0, 0, 0, 0, 0, 1, 2, 3, 5]),
         prop::sample::select(vec![1.0_f64, 0.0, 2.0, -1.0]),
     );
-    (lengths, rest, (logprobs, penalty), any::<bool>(), prop::bool::weighted(0.1), beams).prop_map(
+    (lengths, rest, wishes, any::<bool>(), prop::bool::weighted(0.1), beams).prop_map(
         |(
             (family, common, own, max_tokens, min_tokens),
             (n, priority, salted),
-            (logprobs, penalty),
+            (logprobs, prompt_logprobs, penalty),
             ends,
             structured,
             (width, length_penalty),
@@ -127,6 +130,7 @@ fn ask() -> impl Strategy<Value = Ask> {
             priority,
             salted,
             logprobs,
+            prompt_logprobs,
             penalty,
             ends,
             structured,

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use octavo_core::{
-    ArenaLayout, Arenas, BlockHasher, Engine, EngineConfig, HeapArenas, Inbox, Plan, Policy, ReportSink, SampleRow,
+    ArenaLayout, Arenas, BlockHasher, Engine, EngineConfig, HeapArenas, Inbox, LogprobList, Plan, Policy, ReportSink,
+    SampleRow,
 };
 use octavo_wire::{BeamStop, Command, FailReason, FinishReason, Report, RequestId, Sampling, Submission};
 
@@ -68,6 +69,8 @@ pub fn submission(request: RequestId, prompt: impl IntoIterator<Item = u32>, max
         thinking_token_budget: None,
         beams: None,
         is_processed: false,
+        logprob_token_ids: Vec::new(),
+        prompt_logprobs: None,
     };
     let prompt = prompt.into_iter().collect();
     Submission { request, prompt, sampling, pooling: None, priority: 0, arrival: 1.0, cache_salt: String::new() }
@@ -242,6 +245,11 @@ impl Device {
     }
 }
 
+/// The rank of a prompt's next token after a history.
+fn rank(history: u64) -> u32 {
+    (history % 1000) as u32 + 2
+}
+
 /// What one choice of a request has received.
 #[derive(Debug, Default, Clone)]
 pub struct Answer {
@@ -257,6 +265,8 @@ pub struct Client {
     submission: Submission,
     pub answers: Vec<Answer>,
     pub failed: Option<FailReason>,
+    /// Prompt tokens whose log-probabilities have come.
+    pub num_scored: usize,
     /// Of a prompt that was pooled: its cached tokens.
     pub pooled: Option<u32>,
     aborted: bool,
@@ -322,7 +332,14 @@ impl Simulator {
 
     pub fn submit(&mut self, submission: Submission) {
         let answers = vec![Answer::default(); submission.sampling.n as usize];
-        let client = Client { submission: submission.clone(), answers, failed: None, pooled: None, aborted: false };
+        let client = Client {
+            submission: submission.clone(),
+            answers,
+            failed: None,
+            num_scored: 0,
+            pooled: None,
+            aborted: false,
+        };
         self.clients.insert(submission.request, client);
         self.inbox.push(Command::Submit(Box::new(submission)));
     }
@@ -370,8 +387,10 @@ impl Simulator {
         assert_eq!(lengths.max(), Some(i64::from(plan.max_query_len)));
         let rows: HashSet<i64> = columns.row.iter().copied().collect();
         assert_eq!(rows.len(), columns.row.len(), "a row runs twice in a step");
-        let rows: HashSet<i64> = columns.sample_row.iter().copied().collect();
-        assert_eq!(rows.len(), columns.sample_row.len(), "a row samples twice in a step");
+        let samples = self.engine.sampling(plan.epoch).expect("the step is in flight");
+        let drawn = samples.zip(&columns.sample_row).filter(|(sample, _)| sample.given.is_none());
+        let rows: Vec<i64> = drawn.map(|(_, &row)| row).collect();
+        assert_eq!(rows.len(), rows.iter().collect::<HashSet<_>>().len(), "a row samples twice in a step");
 
         self.check_device_columns(&plan, &columns);
         self.in_flight.push_back(Flight { plan, columns: columns.clone(), broken, done: false });
@@ -392,18 +411,33 @@ impl Simulator {
 
     /// Checks what each sample sees, and writes its token.
     fn sample(&mut self, plan: &Plan, columns: &Columns, histories: &[u64]) {
-        let mut sampled = Vec::new();
+        let (mut sampled, mut ranks) = (Vec::new(), Vec::new());
         let width = self.engine.arena_layout().max_logprobs;
-        let (mut top_ids, mut top_logprobs) = (Vec::new(), Vec::new());
+        let (mut top_ids, mut top_logprobs, mut lists) = (Vec::new(), Vec::new(), Vec::<LogprobList>::new());
         let mut rows = self.engine.sampling(plan.epoch).expect("the step is in flight");
         for (sample, (&token, &sample_row)) in columns.logits_index.iter().zip(&columns.sample_row).enumerate() {
             let row = rows.next().expect("each sample has a row");
+            if let Some(given) = row.given {
+                let position = columns.positions[token as usize] as usize;
+                assert_eq!(row.prompt[position + 1], given);
+                assert!(row.num_logprobs.is_some() && row.named.is_empty());
+                sampled.push(given);
+                ranks.push(rank(histories[token as usize]) as i32);
+                for (token, logprob) in candidates(histories[token as usize]).take(width) {
+                    top_ids.push(token as i32);
+                    top_logprobs.push(logprob.to_bits() as i32);
+                }
+                lists.push(candidates(histories[token as usize]).collect());
+                continue;
+            }
+            ranks.push(1);
             let mut tokens: Vec<u32> = row.prompt.iter().chain(row.output).copied().collect();
             let index = columns.query_start.partition_point(|&start| start <= token) - 1;
             let input = columns.input_ids[token as usize];
             let Some(last) = self.device.token(input) else {
                 // The step before it broke.
                 sampled.push(EOS);
+                lists.push(Vec::new());
                 top_ids.extend(vec![-1; width]);
                 top_logprobs.extend(vec![0; width]);
                 self.device.last_sampled[sample_row as usize] = None;
@@ -427,6 +461,9 @@ impl Simulator {
             let allowed = (0..VOCAB_SIZE).map(|offset| (choice + offset) % VOCAB_SIZE);
             let choice = allowed.into_iter().find(|&token| allows(&row, token)).expect("one is allowed");
             sampled.push(choice);
+
+            let all: Vec<_> = candidates(history).collect();
+            lists.push(all.into_iter().cycle().take(row.num_logprobs.unwrap_or(0) as usize).collect());
             for (token, logprob) in candidates(history).take(width) {
                 top_ids.push(token as i32);
                 top_logprobs.push(logprob.to_bits() as i32);
@@ -441,6 +478,7 @@ impl Simulator {
         }
         assert!(rows.next().is_none());
         drop(rows);
+        self.engine.give_lists(plan.epoch, lists).expect("the step is in flight");
         let rows: Vec<_> = self.engine.pooling(plan.epoch).expect("the step is in flight").collect();
         for row in rows {
             let last = columns.query_start[row.index + 1] as usize - 1;
@@ -449,7 +487,7 @@ impl Simulator {
         }
         let sampled: Vec<i32> = sampled.into_iter().map(|token| token as i32).collect();
         self.write("sampled", plan, &sampled);
-        self.write("sampled_rank", plan, &vec![1; sampled.len()]);
+        self.write("sampled_rank", plan, &ranks);
         self.write("top_ids", plan, &top_ids);
         self.write("top_logprobs", plan, &top_logprobs);
     }
@@ -531,6 +569,21 @@ impl Client {
     fn receive(&mut self, output: &octavo_wire::ChoiceOutput, config: &EngineConfig) {
         assert!(self.failed.is_none(), "news of a request that failed");
         let sampling = &self.submission.sampling;
+        if !output.prompt_logprobs.is_empty() {
+            let count = sampling.prompt_logprobs.expect("log-probabilities of a prompt were asked for") as usize;
+            assert!((output.choice, output.tokens.len(), output.num_cached_tokens) == (0, 0, 0));
+            assert!(output.finish.is_none() && self.answers.iter().all(|answer| answer.tokens.is_empty()));
+            for entry in &output.prompt_logprobs {
+                self.num_scored += 1;
+                let history = history(&self.submission.prompt[..self.num_scored]);
+                assert_eq!(entry.rank, rank(history), "prompt token {}", self.num_scored);
+                assert_eq!(entry.top, candidates(history).take(count).collect::<Vec<_>>());
+            }
+            return;
+        }
+        if sampling.prompt_logprobs.is_some() && !output.tokens.is_empty() {
+            assert_eq!(self.num_scored, self.submission.prompt.len() - 1, "scores of the prompt are missing");
+        }
         if sampling.beams.is_some() {
             return self.receive_beam(output, config);
         }

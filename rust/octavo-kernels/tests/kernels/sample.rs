@@ -24,6 +24,8 @@ const PLAIN: SampleRow<'static> = SampleRow {
     bad_words: &[],
     logit_bias: &[],
     num_logprobs: None,
+    named: &[],
+    given: None,
 };
 const GREEDY: SampleRow<'static> = SampleRow { temperature: 0.0, ..PLAIN };
 
@@ -59,6 +61,7 @@ fn sample(
         top_ids: &mut columns.top_ids,
         top_logprobs: &mut columns.top_logprobs,
         max_logprobs: MAX_LOGPROBS,
+        lists: &mut [],
     };
     let result = kernels.sample(&mut logits.to_vec(), vocab_size, rows, out);
     (columns, result)
@@ -263,6 +266,7 @@ fn greedy_rows_are_those_that_want_the_largest_raw_logit() {
     for row in [
         PLAIN,
         SampleRow { num_logprobs: Some(0), ..GREEDY },
+        SampleRow { given: Some(0), ..GREEDY },
         SampleRow { banned: &[1], ..GREEDY },
         SampleRow { allowed: Some(&[1]), ..GREEDY },
         SampleRow { allowed: Some(&[]), ..GREEDY },
@@ -342,6 +346,49 @@ fn log_probabilities_are_those_of_the_raw_logits() {
                 }
             }
         }
+    }
+}
+
+/// Lists that the columns have no room for, of named tokens, and for tokens that are known.
+#[test]
+fn log_probabilities_of_any_number_of_tokens() {
+    for kernels in all_kernels(2) {
+        let vocab_size = 700;
+        let logits = Random(3).normals(vocab_size);
+        let log_sum = logits.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
+        let of = |token: u32| (f64::from(logits[token as usize]) - log_sum) as f32;
+        let named: Vec<u32> = (0..20).map(|index| index * 31 % 700).collect();
+        let rows = [
+            SampleRow { num_logprobs: Some(700), ..PLAIN },
+            SampleRow { num_logprobs: Some(0), named: &named, ..GREEDY },
+            SampleRow { num_logprobs: Some(2), named: &named[..3], allowed: Some(&[9]), ..GREEDY },
+            SampleRow { num_logprobs: Some(3), given: Some(600), allowed: Some(&[9]), ..GREEDY },
+            SampleRow { num_logprobs: Some(7), ..GREEDY },
+        ];
+        let count = rows.len();
+        let (mut sampled, mut logprob, mut rank) = (vec![0; count], vec![0.0; count], vec![0; count]);
+        let (mut top_ids, mut top_logprobs) = (vec![0; count * MAX_LOGPROBS], vec![0.0; count * MAX_LOGPROBS]);
+        let mut lists = vec![Vec::new(); count];
+        let out = SampleOutput {
+            sampled: &mut sampled,
+            logprob: &mut logprob,
+            rank: &mut rank,
+            top_ids: &mut top_ids,
+            top_logprobs: &mut top_logprobs,
+            max_logprobs: MAX_LOGPROBS,
+            lists: &mut lists,
+        };
+        let mut all: Vec<f32> = logits.iter().copied().cycle().take(count * vocab_size).collect();
+        kernels.sample(&mut all, vocab_size, &rows, out).expect("a token");
+        assert_eq!((sampled[2], sampled[3]), (9, 600));
+        assert!((logprob[3] - of(600)).abs() < 1e-5);
+        assert_eq!(rank[3] as usize, 1 + logits.iter().filter(|&&x| x > logits[600]).count());
+        assert_eq!(lists.iter().map(Vec::len).collect::<Vec<_>>(), [700, 20, 0, 0, 7]);
+        assert!(lists.iter().flatten().all(|&(token, logprob)| (logprob - of(token)).abs() < 1e-5));
+        assert!(lists[0].is_sorted_by(|a, b| a.1 >= b.1) && lists[4] == lists[0][..7]);
+        assert!(lists[1].iter().map(|&(token, _)| token).eq(named.iter().copied()));
+        assert_eq!(top_ids[2 * MAX_LOGPROBS..][..4], [0, 31, 62, -1]);
+        assert!(top_ids[3 * MAX_LOGPROBS..][..3].iter().zip(&lists[0]).all(|(&id, best)| id as u32 == best.0));
     }
 }
 

@@ -55,6 +55,7 @@ pub(crate) fn output(request: u64, choice: u32, tokens: &[u32], finish: Option<F
         choice,
         tokens: tokens.to_vec(),
         logprobs: vec![],
+        prompt_logprobs: vec![],
         num_cached_tokens: 0,
         scheduled: 2.0,
         finish,
