@@ -128,8 +128,14 @@ class Sampling:
         length_penalty: float = 1.0,
         early_stopping: bool | None = None,
         logits_processors: bool = False,
+        logprob_token_ids: Sequence[int] = ...,
+        prompt_logprobs: int | None = None,
+        prompt_only: bool = False,
     ) -> Self:
         """`repetition_detection` is (max_pattern_size, min_pattern_size, min_count).
+
+        `logprobs`, `prompt_logprobs`: -1 is the whole vocabulary. `logprob_token_ids`: these tokens' instead of the best
+        ones', also where logprobs is None. `prompt_only`: what is generated is not given out, as if max_tokens were 0.
 
         `structure`: what the output has to match, as (kind, text); kind is "json_schema", "regex", or "lark" for
         llguidance's dialect of Lark. The engine compiles it; one that it cannot enforce is a Failed("invalid",
@@ -199,7 +205,7 @@ class TokenLogprobs:
     """1 for the most probable token."""
     @property
     def top(self) -> list[tuple[int, float]]:
-        """(token id, log-probability), best first."""
+        """(token id, log-probability), best first, or of the tokens that the request named, in its order."""
 
 @final
 class Delta:
@@ -223,6 +229,9 @@ class Delta:
     @property
     def logprobs(self) -> list[TokenLogprobs] | None:
         """One a token, or None when the request did not ask."""
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprobs]:
+        """Of the prompt's next tokens, from its second on. All come before the first token, with choice 0."""
 
 @final
 class Pooled:
@@ -444,9 +453,10 @@ class Engine:
                 delta_block i32[D] (block_table[row, column] = block, to be applied before the step);
                 copy_source i32[R], copy_target i32[R] (whole blocks, to be copied before the step)
         output: sampled i32[R], sampled_logprob f32[R], sampled_rank i32[R], top_ids i32[R * K], top_logprobs f32[R * K]
-        T = max_num_batched_tokens, R = max_num_seqs, K = max_logprobs or more (for a beam search). Request i owns the
-        tokens query_start[i] to query_start[i + 1]; seq_len counts its context after the step. Sample s reads the
-        logits of token logits_index[s]; several samples may read one token (n > 1).
+        T = max_num_batched_tokens, R = max_num_seqs, K = max_logprobs, but 32 at most (or more for a beam search).
+        Request i owns the tokens query_start[i] to query_start[i + 1]; seq_len counts its context after the step. Sample
+        s reads the logits of token logits_index[s]; several samples may read one token (n > 1). Some samples are of
+        known tokens of a prompt, whose log-probabilities are wanted.
 
         With DeviceWork the columns of input are, in addition:
         first:  counts i32[9]: num_reqs, num_tokens, num_samples, num_table_deltas, num_block_copies,
@@ -458,8 +468,8 @@ class Engine:
                 seed i64[R] (the bits of a u64), choice i32[R], draw_step i64[R] (seed, choice and draw_step name the
                 random draw), num_logprobs i32[R] (-1: not even the sampled token's), presence_penalty f32[R],
                 frequency_penalty f32[R], repetition_penalty f32[R], host_sample i32[R]: 1 where CpuKernels.sample has
-                to choose: with allowed or banned tokens, a bias, or more than 32 log-probabilities, or with penalties
-                in a row whose history is not complete
+                to choose: with allowed or banned tokens, a bias, more than 32 log-probabilities or those of
+                named tokens or of a prompt, or with penalties in a row whose history is not complete
         and:    history_row i32[R], history_starts i32[R], history_first i32[R + 1], history_num_prompt i32[R],
                 history_tokens i32[T], for rows with penalties: tokens that the row has had, and the device does not
                 know (cuda/count_tokens.cu). It adds those that it samples itself
@@ -550,8 +560,8 @@ class CpuKernels:
         logits f32[num_samples, vocab_size], overwritten. With samples i32[n] only the samples of these indices, with
         logits f32[n, vocab_size]; the other places of the columns stay. Allowed tokens, bad words, bias, penalties,
         temperature, top-k, top-p, min-p; seeds make a request's choice independent of the batch. Log-probabilities are
-        those of the raw logits. A sample that no token is possible for becomes -1. ValueError for an index that is no
-        sample. Releases the GIL.
+        those of the raw logits; lists of more than the columns have room for go to the engine beside them. A sample
+        that no token is possible for becomes -1. ValueError for an index that is no sample. Releases the GIL.
         """
 
 @final

@@ -118,7 +118,12 @@ class AsyncLLM:
                 cache_salt=item.cache_salt,
             )
             collector.open(
-                request, item.text, sampling_params.n, request_id=request_id, kind=sampling_params.output_kind
+                request,
+                item.text,
+                sampling_params.n,
+                request_id=request_id,
+                kind=sampling_params.output_kind,
+                params=sampling_params,
             )
             with self._running(request_id, request):
                 while not stream.done:

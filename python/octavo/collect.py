@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from octavo._core import Accepted, Delta, Failed, Pooled, Tokenizer
+from octavo._core import Accepted, Delta, Failed, Pooled, Tokenizer, TokenLogprobs
 from octavo.errors import EngineDeadError
 from octavo.outputs import (
     CompletionOutput,
@@ -18,7 +18,7 @@ from octavo.outputs import (
     RequestMetrics,
     RequestOutput,
 )
-from octavo.sampling import RequestOutputKind
+from octavo.sampling import RequestOutputKind, SamplingParams
 
 if TYPE_CHECKING:
     from octavo.server.metrics import Metrics
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class _Request:
     output: RequestOutput
     kind: RequestOutputKind
+    named: bool
+    """Whether the tokens beside the chosen one are those that the caller named, and have no rank."""
     seen: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Choice → how much of its text and of its tokens `news` has given."""
 
@@ -59,10 +61,15 @@ class Collector:
         *,
         request_id: str | None = None,
         kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY,
+        params: SamplingParams | None = None,
     ) -> None:
         choices = [CompletionOutput(index=index) for index in range(n)]
         output = RequestOutput(str(request) if request_id is None else request_id, prompt, [], choices)
-        self._requests[request] = _Request(output, kind)
+        named = False
+        if params is not None:
+            output.prompt_logprobs = None if params.prompt_logprobs is None else [None]
+            named = bool(params.logprob_token_ids)
+        self._requests[request] = _Request(output, kind, named)
         self.pending.add(request)
 
     def open_pooling(self, request: int, *, request_id: str | None = None) -> None:
@@ -85,7 +92,7 @@ class Collector:
         if isinstance(event, Accepted):
             output.prompt_token_ids = event.prompt_token_ids
             return False
-        self._append(output, event)
+        self._append(request, event)
         if request.kind is not RequestOutputKind.FINAL_ONLY:
             self._changed.setdefault(event.request, set()).add(event.index)
         if event.finish_reason is None:
@@ -169,7 +176,12 @@ class Collector:
                 self._metrics.saw_finish("stop", None, event.num_prompt_tokens, 0)
         return True
 
-    def _append(self, output: RequestOutput, delta: Delta) -> None:
+    def _append(self, request: _Request, delta: Delta) -> None:
+        output = request.output
+        if output.prompt_logprobs is not None:
+            for entry in delta.prompt_logprobs:
+                token = output.prompt_token_ids[len(output.prompt_logprobs)]
+                output.prompt_logprobs.append(self._entries(token, entry, named=False))
         choice = output.outputs[delta.index]
         token_ids = delta.token_ids
         self.num_tokens += len(token_ids)
@@ -178,10 +190,7 @@ class Collector:
         if delta.logprobs is not None:
             choice.logprobs = choice.logprobs if choice.logprobs is not None else []
             for token, entry in zip(token_ids, delta.logprobs, strict=True):
-                entries = {token: Logprob(entry.logprob, entry.rank, self._spell(token))}
-                for rank, (candidate, logprob) in enumerate(entry.top, start=1):
-                    entries.setdefault(candidate, Logprob(logprob, rank, self._spell(candidate)))
-                choice.logprobs.append(entries)
+                choice.logprobs.append(self._entries(token, entry, named=request.named))
                 choice.cumulative_logprob = (choice.cumulative_logprob or 0.0) + entry.logprob
         output.num_cached_tokens = delta.num_cached_tokens
         if delta.finish_reason is not None:
@@ -191,6 +200,13 @@ class Collector:
             output.metrics = RequestMetrics(
                 timings.arrival, timings.scheduled, timings.first_token, timings.last_token, timings.num_preemptions
             )
+
+    def _entries(self, token: int, values: TokenLogprobs, *, named: bool) -> dict[int, Logprob]:
+        entries = {token: Logprob(values.logprob, values.rank, self._spell(token))}
+        for rank, (candidate, logprob) in enumerate(values.top, start=1):
+            if candidate not in entries:
+                entries[candidate] = Logprob(logprob, None if named else rank, self._spell(candidate))
+        return entries
 
     def _spell(self, token: int) -> str | None:
         return None if self._tokenizer is None else self._tokenizer.decode([token], skip_special_tokens=False)

@@ -194,6 +194,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     long_prefill_token_threshold: int = 0
     """Prompt tokens of one request in one step, at most; 0 lets the scheduler share fairly."""
     max_logprobs: int = 20
+    """-1: as many as the vocabulary has."""
     async_scheduling: bool = True
     """On a GPU, a step is planned while the one before runs; its tokens are filled in there."""
 
@@ -202,7 +203,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
         _check("max_num_batched_tokens", self.max_num_batched_tokens, at_least=1)
         _check("max_num_queued_reqs", self.max_num_queued_reqs, at_least=1)
         _check("long_prefill_token_threshold", self.long_prefill_token_threshold, at_least=0)
-        _check("max_logprobs", self.max_logprobs, at_least=0)
+        _check("max_logprobs", self.max_logprobs, at_least=-1)
 
 
 class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True):

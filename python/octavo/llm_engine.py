@@ -185,7 +185,7 @@ class LLMEngine:
         )
         if processors and self._processors is not None:
             self._processors.add(request, processors)
-        self.collector.open(request, item.text, params.n, kind=kind, request_id=request_id)
+        self.collector.open(request, item.text, params.n, kind=kind, request_id=request_id, params=params)
         if self.metrics is not None:
             self._arrivals[request] = time.monotonic()
             self.metrics.params_n.observe(params.n)

@@ -61,7 +61,8 @@ class RequestOutput:
     finished: bool = False
     metrics: RequestMetrics | None = None
     num_cached_tokens: int = 0
-    prompt_logprobs: None = None
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    """One entry a prompt token, as `CompletionOutput.logprobs`; None for the first. None when not asked for."""
     lora_request: None = None
     kv_transfer_params: None = None
 

@@ -16,10 +16,8 @@ from octavo.structured import GuidedDecodingParams, StructuredOutputsParams
 
 NOT_YET: Mapping[str, Any] = {
     "watermarking": None,
-    "prompt_logprobs": None,
     "prompt_logprob_token_ids": None,
     "prompt_logprob_start": None,
-    "logprob_token_ids": None,
     "flat_logprobs": False,
     "extra_args": None,
     "routed_experts_prompt_start": 0,
@@ -80,11 +78,13 @@ class SamplingParams:
     """None: the rest of the context."""
     min_tokens: int = 0
     logprobs: int | None = None
-    """The chosen token's log-probability and those of this many best tokens."""
+    """The chosen token's log-probability and those of this many best tokens; -1: of all, if `max_logprobs` is -1."""
     prompt_logprobs: int | None = None
+    """The same of each prompt token but the first."""
     prompt_logprob_token_ids: Any = None
     prompt_logprob_start: int | None = None
     logprob_token_ids: Sequence[int] | None = None
+    """Log-probabilities of these tokens, instead of the best ones."""
     flat_logprobs: bool = False
     detokenize: bool = True
     skip_special_tokens: bool = True
@@ -199,6 +199,8 @@ class SamplingParams:
             truncation_side=self.truncation_side,
             allowed_token_ids=self.allowed_token_ids,
             bad_words=self.bad_words or (),
+            logprob_token_ids=self.logprob_token_ids or (),
+            prompt_logprobs=self.prompt_logprobs,
         )
 
     def _structure(self) -> tuple[str, str] | None:

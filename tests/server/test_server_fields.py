@@ -38,7 +38,6 @@ def test_every_field_has_exactly_one_place(table: fields.FieldTable, names: str)
 
 
 REFUSED: list[tuple[str, Any]] = [
-    ("prompt_logprobs", 0),
     ("media_io_kwargs", {"a": 1}),
     ("vllm_xargs", {"a": 1}),
     ("watermarking", 1),
@@ -66,7 +65,6 @@ NEUTRAL: list[tuple[str, Any]] = [
     ("service_tier", "flex"),
     ("best_of", 1),
     ("length_penalty", 1),
-    ("prompt_logprobs", None),
     ("guided_json", None),
     ("stop", None),
     ("temperature", None),

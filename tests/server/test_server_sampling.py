@@ -102,11 +102,15 @@ def test_a_value_out_of_range_is_named(name: str, value: Any) -> None:
 
 
 def test_what_a_completion_refuses() -> None:
-    for given in ({"logprobs": 21}, {"logprobs": -1}, {"logprobs": 1, "echo": True}):
+    for given in ({"logprobs": 21}, {"logprobs": -1}, {"logprobs": 1, "echo": True, "stream": True}):
         with pytest.raises(ApiError, match="logprobs"):
             completion(**given)
-    with pytest.raises(ApiError, match="prompt_logprobs"):
-        completion(logprobs=1, echo=True)
+    for given in ({"prompt_logprobs": 21}, {"prompt_logprobs": -1}, {"prompt_logprobs": 0, "stream": True}):
+        for ask in (chat, completion):
+            with pytest.raises(ApiError, match="prompt_logprobs"):
+                ask(**given)
+    with pytest.raises(ApiError, match="max_tokens"):
+        completion(max_tokens=0)
     with pytest.raises(ApiError, match="top_logprobs"):
         chat(top_logprobs=2)
 

@@ -243,7 +243,12 @@ FLAGS: tuple[Flag, ...] = (
         target="scheduler.long_prefill_token_threshold",
         help="prompt tokens of one request in one step, at most; 0: a fair share",
     ),
-    Flag(name="max-logprobs", kind=INT, target="scheduler.max_logprobs", help="largest logprobs a request may ask for"),
+    Flag(
+        name="max-logprobs",
+        kind=INT,
+        target="scheduler.max_logprobs",
+        help="largest logprobs a request may ask for; -1: the whole vocabulary",
+    ),
     Flag(name="device", kind=STR, target="device.device", help="where the model runs"),
     Flag(
         name="executor",

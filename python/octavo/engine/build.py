@@ -34,7 +34,7 @@ def build_engine(start: EngineStart, endpoint: Endpoint) -> tuple[Engine, Backen
         policy=config.scheduler.policy,
         max_num_queued_reqs=config.scheduler.max_num_queued_reqs,
         long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
-        max_logprobs=config.scheduler.max_logprobs,
+        max_logprobs=start.vocab_size if config.scheduler.max_logprobs == -1 else config.scheduler.max_logprobs,
         seed=config.model.seed,
         device_work=backend.device_work,
         async_decode=backend.steps_ahead > 0,

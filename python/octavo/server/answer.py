@@ -10,10 +10,17 @@ from collections.abc import Sequence
 
 from msgspec import UNSET, UnsetType
 
-from octavo._core import Accepted, Delta, Failed, Timings
+from octavo._core import Accepted, Delta, Failed, Timings, TokenLogprobs
 from octavo.server.engine_client import Stream
 from octavo.server.errors import ApiError, from_failure, printable
-from octavo.server.protocol import CompletionTokensDetails, PromptTokensDetails, RequestMetrics, Usage
+from octavo.server.logprobs import list_prompt
+from octavo.server.protocol import (
+    CompletionTokensDetails,
+    PromptLogprobs,
+    PromptTokensDetails,
+    RequestMetrics,
+    Usage,
+)
 from octavo.server.sampling import Resolved
 from octavo.server.service import Service
 
@@ -31,9 +38,12 @@ class Answer:
         self.created = int(time.time())
         self.prompt_ids: dict[int, list[int]] = {}
         """Prompt number → its token ids, when asked for."""
+        self.scores: dict[int, tuple[list[int], list[TokenLogprobs]]] = {}
+        """Prompt number → its token ids and, from the second on, their log-probabilities, when asked for."""
         self.completion_tokens = 0
         self.reasoning_tokens: int | None = None
         """Those of completion_tokens that are reasoning; None where nothing tells."""
+        self._scores_prompt = False
         self._prompt_of: dict[int, int] = {}
         self._prompt_tokens: dict[int, int] = {}
         self._cached_tokens: dict[int, int] = {}
@@ -66,6 +76,7 @@ class Answer:
         self._prompt_of[request] = len(self._prompt_of)
         self._max_tokens = resolved.max_tokens
         self.structure_field = resolved.structure_field
+        self._scores_prompt = resolved.scores_prompt
 
     @property
     def num_prompts(self) -> int:
@@ -85,6 +96,8 @@ class Answer:
             metrics.params_max_tokens.observe(self._max_tokens)
         if keep_ids:
             self.prompt_ids[prompt] = event.prompt_token_ids
+        if self._scores_prompt:
+            self.scores[prompt] = (event.prompt_token_ids, [])
         return prompt
 
     def fail(self, event: Failed) -> Exception:
@@ -101,6 +114,8 @@ class Answer:
         choice = prompt * self.n + event.index
         self.completion_tokens += event.num_tokens
         self._generated[choice] += event.num_tokens
+        if self._scores_prompt and prompt in self.scores:
+            self.scores[prompt][1].extend(event.prompt_logprobs)
         if event.finish_reason is not None:
             self._cached_tokens[prompt] = event.num_cached_tokens
             if event.timings is not None and event.timings.first_token:
@@ -111,6 +126,12 @@ class Answer:
                 event.finish_reason, event.timings, self._prompt_tokens.get(prompt, 0), self._generated[choice]
             )
         return choice
+
+    def prompt_logprobs(self, prompt: int, num_top: int | None) -> PromptLogprobs | None:
+        """Of a prompt's tokens, with so many of the best in their places; None: not asked for."""
+        if num_top is None or prompt not in self.scores:
+            return None
+        return list_prompt(self.service.texts, *self.scores[prompt], num_top)
 
     def usage(self, *, details: bool = True) -> Usage:
         prompt_tokens = sum(self._prompt_tokens.values())

@@ -24,6 +24,7 @@ from octavo.server.protocol import (
     StreamOptions,
 )
 from octavo.server.request_id import request_id
+from octavo.server.sampling import num_listed
 from octavo.server.service import SERVICE, Service
 from octavo.server.stream import ChunkStream, check_options, send
 from octavo.server.whole import json_answer
@@ -64,10 +65,11 @@ async def answer_whole(service: Service, chat: ChatRequest, *, id: str, model: s
 
 def logprobs_of(service: Service, chat: ChatRequest) -> Callable[[int, Delta], ChatLogprobs] | None:
     """What makes the log-probabilities of a delta, where the request asks for them."""
-    if not chat.logprobs:
+    count = num_listed(chat)
+    if count is None:
         return None
     as_token_ids = service.tokens_as_ids(chat.return_tokens_as_token_ids)
-    return LogprobFormatter(service.texts, chat.top_logprobs, as_token_ids=as_token_ids).chat
+    return LogprobFormatter(service.texts, count, as_token_ids=as_token_ids).chat
 
 
 class ChatForm:
@@ -114,7 +116,7 @@ class ChatForm:
                 ChatChoice(
                     index=index,
                     message=self.message(message),
-                    logprobs=join_chat(message.logprobs) if chat.logprobs else None,
+                    logprobs=None if num_listed(chat) is None else join_chat(message.logprobs),
                     finish_reason=self.finish_reason(message.finish_reason),
                     stop_reason=message.stop_reason,
                     token_ids=message.token_ids if chat.return_token_ids else None,
@@ -123,6 +125,7 @@ class ChatForm:
             ],
             usage=answer.usage(),
             metrics=answer.metrics(),
+            prompt_logprobs=answer.prompt_logprobs(0, chat.prompt_logprobs),
             prompt_token_ids=answer.prompt_ids.get(0),
         )
 

@@ -11,8 +11,9 @@ from octavo.server.chunks import ChunkEncoder
 from octavo.server.errors import ApiError
 from octavo.server.fields import completion_request
 from octavo.server.logprobs import LogprobFormatter, join_completion
-from octavo.server.protocol import CompletionChoice, CompletionRequest, CompletionResponse
+from octavo.server.protocol import CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse
 from octavo.server.request_id import request_id
+from octavo.server.sampling import num_listed
 from octavo.server.service import SERVICE, Service
 from octavo.server.stream import ChunkStream, check_options, send
 from octavo.server.whole import ChoiceResult, collect
@@ -53,15 +54,12 @@ async def post_completion(request: web.Request) -> web.StreamResponse:
                 cache_salt=completion.cache_salt,
             )
         answer.log_start("completion", request.remote)
-        logprobs = None
-        if completion.logprobs is not None:
-            formatter = LogprobFormatter(
-                service.texts,
-                completion.logprobs,
-                as_token_ids=service.tokens_as_ids(completion.return_tokens_as_token_ids),
-            )
+        formatter, logprobs, count = None, None, num_listed(completion)
+        if count is not None:
+            as_token_ids = service.tokens_as_ids(completion.return_tokens_as_token_ids)
+            formatter = LogprobFormatter(service.texts, count, as_token_ids=as_token_ids)
             logprobs = formatter.completion
-        form = CompletionForm(completion, answer, echoes)
+        form = CompletionForm(completion, answer, echoes, formatter)
         if completion.stream:
             encoder = ChunkStream(
                 answer,
@@ -79,10 +77,16 @@ async def post_completion(request: web.Request) -> web.StreamResponse:
 class CompletionForm:
     """The shape of a completion's answers. `echoes`: for each prompt the text that goes before its choices' own."""
 
-    def __init__(self, completion: CompletionRequest, answer: Answer, echoes: list[str]) -> None:
+    def __init__(
+        self, completion: CompletionRequest, answer: Answer, echoes: list[str], formatter: LogprobFormatter | None
+    ) -> None:
         self.completion = completion
         self.answer = answer
         self.echoes = echoes
+        self.formatter = formatter
+        if formatter is not None:
+            for choice in range(answer.num_prompts * answer.n):
+                formatter.start(choice, len(echoes[choice // answer.n]))
         self.chunks = ChunkEncoder(
             id=answer.id,
             object="text_completion",
@@ -110,17 +114,27 @@ class CompletionForm:
                 CompletionChoice(
                     index=index,
                     text=self.echoes[index // answer.n] + result.text,
-                    logprobs=join_completion(result.logprobs) if completion.logprobs is not None else None,
+                    logprobs=self.logprobs(index // answer.n, result),
                     finish_reason=result.finish_reason,
                     stop_reason=result.stop_reason,
                     token_ids=result.token_ids if completion.return_token_ids else None,
                     prompt_token_ids=answer.prompt_ids.get(index // answer.n),
+                    prompt_logprobs=answer.prompt_logprobs(index // answer.n, completion.prompt_logprobs),
                 )
                 for index, result in enumerate(results)
             ],
             usage=answer.usage(),
             metrics=answer.metrics(),
         )
+
+    def logprobs(self, prompt: int, result: ChoiceResult) -> CompletionLogprobs | None:
+        """The arrays of one choice, with those of its prompt in front when that is echoed."""
+        if self.formatter is None:
+            return None
+        scores = self.answer.scores.get(prompt)
+        if scores is None or not self.completion.echo:
+            return join_completion(result.logprobs)
+        return join_completion([self.formatter.echo(*scores, self.echoes[prompt]), *result.logprobs])
 
 
 def check_prompts(prompt: Any, vocab_size: int, *, name: str = "prompt", limit: int = MAX_PROMPTS) -> list[Prompt]:

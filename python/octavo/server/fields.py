@@ -33,8 +33,6 @@ OPENAI_INERT = {
 
 SHARED_REFUSED: Mapping[str, tuple[Any, ...]] = {
     "watermarking": (False,),
-    "prompt_logprobs": (),
-    "logprob_token_ids": ([],),
     "return_weight_versions": (False,),
     "routed_experts_prompt_start": (0,),
     "return_token_offsets": (False,),

@@ -1,9 +1,16 @@
-"""Log-probabilities in OpenAI's two shapes, and the text of single tokens they need."""
+"""Log-probabilities in OpenAI's two shapes and vLLM's of prompts, and the text of single tokens they need."""
 
 from collections.abc import Sequence
 
 from octavo._core import Delta, Tokenizer, TokenLogprobs
-from octavo.server.protocol import ChatLogprob, ChatLogprobs, CompletionLogprobs, TopLogprob
+from octavo.server.protocol import (
+    ChatLogprob,
+    ChatLogprobs,
+    CompletionLogprobs,
+    PromptLogprob,
+    PromptLogprobs,
+    TopLogprob,
+)
 
 LEAST = -9999.0
 """Stands for minus infinity, which JSON cannot say."""
@@ -22,6 +29,10 @@ class TokenTexts:
             entry = self._known[token_id] = self._look_up(token_id)
         return entry
 
+    def is_special(self, token_id: int) -> bool:
+        """Whether texts do not show the token."""
+        return self._tokenizer is not None and not self._tokenizer.decode([token_id], skip_special_tokens=True)
+
     def _look_up(self, token_id: int) -> tuple[str, list[int]]:
         if self._tokenizer is None:
             return f"token_id:{token_id}", []
@@ -33,11 +44,11 @@ class TokenTexts:
 
 
 class LogprobFormatter:
-    """The log-probabilities of one answer. `num_top` of the best are shown for each token."""
+    """The log-probabilities of one answer. `num_top` of the best are shown for each token; -1: all that came."""
 
     def __init__(self, texts: TokenTexts, num_top: int, *, as_token_ids: bool) -> None:
         self._texts = texts
-        self._num_top = num_top
+        self._num_top = None if num_top == -1 else num_top
         self._as_token_ids = as_token_ids
         self._offsets: dict[int, int] = {}
 
@@ -72,6 +83,31 @@ class LogprobFormatter:
             top_logprobs=[self._best(token_id, value) for token_id, value in zip(token_ids, values, strict=True)],
         )
 
+    def echo(self, token_ids: Sequence[int], scores: Sequence[TokenLogprobs], text: str) -> CompletionLogprobs:
+        """The four arrays for a prompt that is echoed as `text`."""
+        return CompletionLogprobs(
+            text_offset=self._prompt_offsets(token_ids, text),
+            token_logprobs=[None, *(finite(value.logprob) for value in scores)],
+            tokens=[self._show(token_id)[0] for token_id in token_ids],
+            top_logprobs=[None, *map(self._best, token_ids[1:], scores)],
+        )
+
+    def _prompt_offsets(self, token_ids: Sequence[int], text: str) -> list[int]:
+        """Special tokens that the tokenizer put around the text have no room in it, nor has the space which some put
+        before its first word."""
+        rest = text.encode()
+        offset, offsets = 0, []
+        for token_id in token_ids:
+            offsets.append(offset)
+            data = bytes(self._texts(token_id)[1])
+            if not rest.startswith(data):
+                if self._texts.is_special(token_id):
+                    continue
+                data = data.removeprefix(b" ") if not offset else data
+            rest = rest[len(data) :]
+            offset += sum(byte & 0xC0 != 0x80 for byte in data)
+        return offsets
+
     def _best(self, token_id: int, value: TokenLogprobs) -> dict[str, float]:
         best = {self._show(other)[0]: finite(logprob) for other, logprob in value.top[: self._num_top]}
         best.setdefault(self._show(token_id)[0], finite(value.logprob))
@@ -88,6 +124,21 @@ class LogprobFormatter:
 
 def finite(logprob: float) -> float:
     return max(logprob, LEAST)
+
+
+def list_prompt(
+    texts: TokenTexts, token_ids: Sequence[int], scores: Sequence[TokenLogprobs], num_top: int
+) -> PromptLogprobs:
+    """vLLM's `prompt_logprobs`: each token of a prompt, and the `num_top` best in its place (-1: all that came)."""
+    listed: PromptLogprobs = [None]
+    for token_id, value in zip(token_ids[1:], scores, strict=True):
+        best = enumerate(value.top if num_top == -1 else value.top[:num_top], start=1)
+        ranked = [(token_id, value.rank, value.logprob), *((other, rank, logprob) for rank, (other, logprob) in best)]
+        entries: dict[int, PromptLogprob] = {}
+        for token, rank, logprob in ranked:
+            entries.setdefault(token, PromptLogprob(finite(logprob), rank, texts(token)[0]))
+        listed.append(entries)
+    return listed
 
 
 def join_chat(parts: Sequence[ChatLogprobs]) -> ChatLogprobs:

@@ -69,6 +69,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: dict[str, float] = {}
     allowed_token_ids: list[Int64] | None = None
     bad_words: list[str] = []
+    prompt_logprobs: Int32 | None = None
+    logprob_token_ids: list[Int64] = []
     stream: bool = False
     stream_options: StreamOptions | None = None
     echo: bool = False
@@ -210,10 +212,22 @@ class ChatLogprobs(msgspec.Struct):
 
 
 class CompletionLogprobs(msgspec.Struct):
+    """The first token of an echoed prompt has no log-probability."""
+
     text_offset: list[int]
-    token_logprobs: list[float]
+    token_logprobs: list[float | None]
     tokens: list[str]
-    top_logprobs: list[dict[str, float]]
+    top_logprobs: list[dict[str, float] | None]
+
+
+class PromptLogprob(msgspec.Struct):
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[int, PromptLogprob] | None]
+"""For each prompt token itself and the best tokens in its place; nothing for the first."""
 
 
 class FunctionCall(msgspec.Struct):
@@ -259,7 +273,7 @@ class ChatResponse(msgspec.Struct):
     object: Literal["chat.completion"] = "chat.completion"
     service_tier: None = None
     system_fingerprint: None = None
-    prompt_logprobs: None = None
+    prompt_logprobs: PromptLogprobs | None = None
     prompt_token_ids: list[int] | None = None
     kv_transfer_params: None = None
     metrics: RequestMetrics | UnsetType = UNSET
@@ -273,7 +287,7 @@ class CompletionChoice(msgspec.Struct):
     stop_reason: int | str | None
     token_ids: list[int] | None
     prompt_token_ids: list[int] | None
-    prompt_logprobs: None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class CompletionResponse(msgspec.Struct):

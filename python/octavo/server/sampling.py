@@ -50,6 +50,8 @@ class Resolved:
     """Whether `max_tokens` is cut to what the context leaves: the client did not choose it."""
     structure_field: str | None = None
     """The field that asked for a structure of the output, if one did."""
+    scores_prompt: bool = False
+    """Whether the log-probabilities of the prompt come."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class SamplingResolver:
         if request.top_logprobs and not request.logprobs:
             raise ApiError(400, "top_logprobs: needs logprobs to be true.", "top_logprobs")
         self.check_logprobs("top_logprobs", request.top_logprobs)
+        scored = self.check_prompt_logprobs(request)
         asked = request.max_completion_tokens
         if asked is UNSET or asked is None:
             asked = request.max_tokens
@@ -80,37 +83,67 @@ class SamplingResolver:
         max_tokens = self.defaults.max_new_tokens if chosen is None else chosen
         logprobs = request.top_logprobs if request.logprobs else None
         held = structure_of(request) if structure is None else (structure_field, structure)
-        sampling = self.build(request, max_tokens, logprobs, held and held[1], reasoning_end)
-        return Resolved(sampling, max_tokens, chosen is None, held and held[0])
+        sampling = self.build(
+            request, max_tokens, held and held[1], reasoning_end, logprobs=logprobs, prompt_logprobs=scored
+        )
+        return Resolved(sampling, max_tokens, chosen is None, held and held[0], scored is not None)
 
     def completion(
         self, request: CompletionRequest, *, structure: Structure | None = None, reasoning_end: Sequence[int] = ()
     ) -> Resolved:
-        """As `chat`. A max_tokens of null means the rest of the context."""
+        """As `chat`. A max_tokens of null means the rest of the context, and one of 0 with echo the prompt alone."""
+        scored = self.check_prompt_logprobs(request)
         if request.logprobs is not None:
             self.check_logprobs("logprobs", request.logprobs)
             if request.echo:
-                raise ApiError(400, "logprobs: with echo it needs prompt_logprobs, which octavo lacks yet.", "logprobs")
+                if request.stream:
+                    raise ApiError(400, "echo: with logprobs it cannot be streamed.", "echo")
+                # The shorter list of the two is cut from the longer one.
+                both = (request.logprobs, -1 if scored is None else scored)
+                scored = -1 if -1 in (request.logprobs, scored) else max(both)
         if request.max_tokens is UNSET:
             max_tokens: int | None = self.defaults.max_new_tokens or COMPLETION_MAX_TOKENS
             clamp = True
         else:
             max_tokens, clamp = request.max_tokens, False
         held = structure_of(request) if structure is None else ("structured_outputs", structure)
-        sampling = self.build(request, max_tokens, request.logprobs, held and held[1], reasoning_end)
-        return Resolved(sampling, max_tokens, clamp, held and held[0])
+        prompt_only = request.echo and max_tokens == 0
+        sampling = self.build(
+            request,
+            1 if prompt_only else max_tokens,
+            held and held[1],
+            reasoning_end,
+            logprobs=request.logprobs,
+            prompt_logprobs=scored,
+            prompt_only=prompt_only,
+        )
+        return Resolved(sampling, max_tokens, clamp, held and held[0], scored is not None)
+
+    def check_prompt_logprobs(self, request: GenerationRequest) -> int | None:
+        if request.prompt_logprobs is None:
+            return None
+        if request.stream:
+            raise ApiError(400, "prompt_logprobs: cannot be streamed.", "prompt_logprobs")
+        self.check_logprobs("prompt_logprobs", request.prompt_logprobs)
+        return request.prompt_logprobs
 
     def check_logprobs(self, name: str, value: int) -> None:
-        if not 0 <= value <= self.max_logprobs:
-            raise ApiError(400, f"{name}: must be 0 to {self.max_logprobs} (--max-logprobs), not {value}.", name)
+        """-1 is the whole vocabulary, where --max-logprobs is -1 too."""
+        most = self.vocab_size if self.max_logprobs == -1 else self.max_logprobs
+        if not min(self.max_logprobs, 0) <= value <= most:
+            least = min(self.max_logprobs, 0)
+            raise ApiError(400, f"{name}: must be {least} to {most} (--max-logprobs), not {value}.", name)
 
     def build(
         self,
         request: GenerationRequest,
         max_tokens: int | None,
-        logprobs: int | None,
         structure: Structure | None,
         reasoning_end: Sequence[int],
+        *,
+        logprobs: int | None,
+        prompt_logprobs: int | None,
+        prompt_only: bool = False,
     ) -> Sampling:
         defaults = search_defaults(self.defaults) if request.use_beam_search else self.defaults
         top_k = defaults.top_k if request.top_k is None else request.top_k
@@ -151,6 +184,9 @@ class SamplingResolver:
                     length_penalty=request.length_penalty,
                     early_stopping=request.early_stopping,
                 ),
+                logprob_token_ids=self.token_ids("logprob_token_ids", request.logprob_token_ids),
+                prompt_logprobs=prompt_logprobs,
+                prompt_only=prompt_only,
                 repetition_detection=None if repeats is None else msgspec.structs.astuple(repeats),
                 spaces_between_special_tokens=request.spaces_between_special_tokens,
                 stream_interval=defaults.stream_interval if interval is None else interval,
@@ -186,6 +222,15 @@ class SamplingResolver:
 def search_defaults(defaults: SamplingDefaults) -> SamplingDefaults:
     """A beam search draws nothing: what the model's generation_config.json says of that is not for it."""
     return replace(defaults, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
+
+
+def num_listed(request: ChatRequest | CompletionRequest) -> int | None:
+    """How many tokens are listed beside each generated one, -1: all that came. None: no log-probabilities."""
+    if request.logprob_token_ids:
+        return -1
+    if isinstance(request, CompletionRequest):
+        return request.logprobs
+    return request.top_logprobs if request.logprobs else None
 
 
 def first(asked: float | None, default: float) -> float:
