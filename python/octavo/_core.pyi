@@ -134,8 +134,9 @@ class Sampling:
     ) -> Self:
         """`repetition_detection` is (max_pattern_size, min_pattern_size, min_count).
 
-        `logprobs`, `prompt_logprobs`: -1 is the whole vocabulary. `logprob_token_ids`: these tokens' instead of the best
-        ones', also where logprobs is None. `prompt_only`: what is generated is not given out, as if max_tokens were 0.
+        `logprobs`, `prompt_logprobs`: -1 is the whole vocabulary. `logprob_token_ids`: these tokens' instead of the
+        best ones', also where logprobs is None. `prompt_only`: what is generated is not given out, as if max_tokens
+        were 0.
 
         `structure`: what the output has to match, as (kind, text); kind is "json_schema", "regex", or "lark" for
         llguidance's dialect of Lark. The engine compiles it; one that it cannot enforce is a Failed("invalid",

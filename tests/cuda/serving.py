@@ -4,7 +4,7 @@ tiny_llama(folder)    random weights whose answers are clear: the best token is 
 Serving               submits requests of token ids, and turns the engine until all have ended
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class Serving:
     loop: EngineLoop
     driver: FakeDriver | None
     """None on the CPU, and on a GPU."""
+    scores: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
+    """Of each request's prompt: log-probabilities and ranks."""
     num_preemptions: int = 0
     """Of choices that have ended."""
 
@@ -78,6 +80,8 @@ class Serving:
                 assert not isinstance(event, Failed), event.message
                 if isinstance(event, Delta):
                     deltas.append(event)
+                    scores = [(entry.logprob, entry.rank) for entry in event.prompt_logprobs]
+                    self.scores.setdefault(event.request, []).extend(scores)
                     self.num_preemptions += event.timings.num_preemptions if event.timings else 0
 
         while self.frontend.num_open:

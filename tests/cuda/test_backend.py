@@ -224,6 +224,20 @@ def test_a_logits_processor_sees_the_gpus_logits(folder: Path, monkeypatch: pyte
     assert answers[forced, 0] == list(range(5, 15))
 
 
+def test_prompts_are_scored_by_the_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside others that decode, and in chunks."""
+    tokens, scores = [], []
+    for device in ("cuda", "cpu"):
+        serving = serve(folder, device, monkeypatch)
+        requests = [serving.submit(prompt, 10, prompt_logprobs=2, logprobs=1) for prompt in PROMPTS]
+        serving.submit(PROMPTS[1], 20, presence_penalty=0.3)
+        tokens.append(serving.finish())
+        assert [len(serving.scores[request]) for request in requests] == [len(prompt) - 1 for prompt in PROMPTS]
+        scores.append([score for request in requests for score in serving.scores[request]])
+    assert tokens[0] == tokens[1]
+    np.testing.assert_allclose([each[0] for each in scores[0]], [each[0] for each in scores[1]], atol=0.05)
+
+
 def test_pythons_work_does_not_depend_on_the_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
     for batch in (2, 8):

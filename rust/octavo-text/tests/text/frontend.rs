@@ -521,3 +521,55 @@ fn the_tokenizer_says_what_stands_around_the_texts_of_a_pair_and_a_cut_leaves_it
     frontend.submit(embed(Prompt::Text("a b a".into()), Some((3, Side::Right))));
     assert_eq!(accepted(&frontend), [0, 2, 1]);
 }
+
+#[test]
+fn bad_words_are_tokenized_at_the_beginning_and_behind_a_space() {
+    let (frontend, mut engine) = start();
+    let tokenizer = byte_level();
+    for prompt in [Prompt::Text("hello".into()), Prompt::Ids(vec![7, 8])] {
+        let words = sampling(|options| options.bad_words = vec![" world".into(), "hello".into()]);
+        frontend.submit(Request::new(prompt, words));
+        accepted(&frontend);
+        let submission = engine.submission();
+        let mut expected: Vec<Vec<u32>> =
+            ["world", " world", "hello", " hello"].map(|word| tokenizer.encode(word, false).unwrap()).into();
+        expected.sort_unstable();
+        assert_eq!(submission.sampling.bad_words, expected);
+    }
+}
+
+#[test]
+fn a_request_about_its_prompt_gets_nothing_else() {
+    let (frontend, mut engine) = start();
+    let asked = |options: &mut SamplingOptions| {
+        (options.prompt_only, options.max_tokens) = (true, Some(1));
+        (options.prompt_logprobs, options.logprobs) = (Some(1), Some(-1));
+    };
+    let request = frontend.submit(Request::new(Prompt::Ids(vec![7, 8]), sampling(asked)));
+    accepted(&frontend);
+    let submission = engine.submission();
+    assert_eq!((submission.sampling.prompt_logprobs, submission.sampling.max_tokens), (Some(1), 1));
+    assert_eq!(submission.sampling.logprobs, Some(LIMITS.vocab_size as u32));
+    let entry = TokenLogprobs { logprob: -0.5, rank: 1, top: vec![(8, -0.5)] };
+    let scores = ChoiceOutput { prompt_logprobs: vec![entry.clone()], ..output(request, 0, &[], None) };
+    let last = ChoiceOutput {
+        logprobs: vec![entry.clone()],
+        ..output(request, 0, &[b'h'.into()], Some(FinishReason::EndOfSequence))
+    };
+    engine.step(7.0, vec![scores]);
+    let first = delta(&frontend);
+    assert_eq!((first.prompt_logprobs, first.finish_reason), (vec![entry], None));
+    engine.step(8.0, vec![last]);
+    let end = delta(&frontend);
+    assert_eq!((end.text.as_str(), end.token_ids, end.logprobs), ("", vec![], Some(vec![])));
+    assert_eq!(end.finish_reason, Some(EndReason::Length));
+}
+
+#[test]
+fn the_log_probabilities_of_a_prompt_are_bounded() {
+    let (frontend, _engine) = start();
+    let asked = sampling(|options| options.prompt_logprobs = Some(1 << 30));
+    frontend.submit(Request::new(Prompt::Ids(vec![7, 8]), asked));
+    let failure = failed(&frontend);
+    assert_eq!((failure.reason, failure.param), (FailedReason::Invalid, Some("prompt_logprobs")));
+}
