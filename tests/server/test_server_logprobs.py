@@ -66,7 +66,7 @@ async def test_an_echoed_prompt_has_log_probabilities(model_client: Client, as_i
     for index in range(1, count):
         logprob, top = arrays["token_logprobs"][index], arrays["top_logprobs"][index]
         assert top[arrays["tokens"][index]] == logprob
-        assert len(top) in (2, 3)
+        assert len(top) in (2, 3) or "\ufffd" in top
         if index < len(listed):
             assert listed[index][str(tokens["tokens"][index])]["logprob"] == logprob
             assert len(listed[index]) in (1, 2)

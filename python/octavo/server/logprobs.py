@@ -110,7 +110,8 @@ class LogprobFormatter:
 
     def _best(self, token_id: int, value: TokenLogprobs) -> dict[str, float]:
         best = {self._show(other)[0]: finite(logprob) for other, logprob in value.top[: self._num_top]}
-        best.setdefault(self._show(token_id)[0], finite(value.logprob))
+        # Where tokens look alike, parts of characters say, the place is the token's own.
+        best[self._show(token_id)[0]] = finite(value.logprob)
         return best
 
     def _named(self, token_id: int, logprob: float) -> tuple[str, float, list[int]]:

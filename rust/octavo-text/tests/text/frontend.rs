@@ -532,7 +532,7 @@ fn bad_words_are_tokenized_at_the_beginning_and_behind_a_space() {
         accepted(&frontend);
         let submission = engine.submission();
         let mut expected: Vec<Vec<u32>> =
-            ["world", " world", "hello", " hello"].map(|word| tokenizer.encode(word, false).unwrap()).into();
+            ["world", " world", "hello", " hello"].map(|word| tokenizer.encode(word, false).unwrap()).to_vec();
         expected.sort_unstable();
         assert_eq!(submission.sampling.bad_words, expected);
     }
@@ -571,5 +571,5 @@ fn the_log_probabilities_of_a_prompt_are_bounded() {
     let asked = sampling(|options| options.prompt_logprobs = Some(1 << 30));
     frontend.submit(Request::new(Prompt::Ids(vec![7, 8]), asked));
     let failure = failed(&frontend);
-    assert_eq!((failure.reason, failure.param), (FailedReason::Invalid, Some("prompt_logprobs")));
+    assert_eq!((failure.reason, failure.param.as_deref()), (FailedReason::Invalid, Some("prompt_logprobs")));
 }
