@@ -455,9 +455,9 @@ class Engine:
                 copy_source i32[R], copy_target i32[R] (whole blocks, to be copied before the step)
         output: sampled i32[R], sampled_logprob f32[R], sampled_rank i32[R], top_ids i32[R * K], top_logprobs f32[R * K]
         T = max_num_batched_tokens, R = max_num_seqs, K = max_logprobs, but 32 at most (or more for a beam search).
-        Request i owns the tokens query_start[i] to query_start[i + 1]; seq_len counts its context after the step. Sample
-        s reads the logits of token logits_index[s]; several samples may read one token (n > 1). Some samples are of
-        known tokens of a prompt, whose log-probabilities are wanted.
+        Request i owns the tokens query_start[i] to query_start[i + 1]; seq_len counts its context after the step.
+        Sample s reads the logits of token logits_index[s]; several samples may read one token (n > 1). Some samples
+        are of known tokens of a prompt, whose log-probabilities are wanted.
 
         With DeviceWork the columns of input are, in addition:
         first:  counts i32[9]: num_reqs, num_tokens, num_samples, num_table_deltas, num_block_copies,
