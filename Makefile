@@ -24,7 +24,7 @@ help: ## list the commands
 demo: $(DONE)/demo ## start a server with a small model, ask it questions, show the speed
 	@$(BIN)/python scripts/demo.py
 
-test: $(DONE)/dev $(DONE)/node ## run every test and check
+test: $(DONE)/dev $(DONE)/node $(DONE)/compat ## run every test and check
 	@scripts/check.sh all
 
 test-cuda-host: $(DONE)/dev ## run all cases of the CUDA kernels on the CPU, and plant bugs in them; takes minutes
@@ -39,6 +39,9 @@ compatibility: $(DONE)/dev ## compare octavo with vLLM name by name; writes docs
 
 check-gpu: ## check kernels and engine on this machine's GPU and measure them, in under 9 minutes; WHEELS=FOLDER installs from files
 	@python3 scripts/check_gpu.py $(if $(WHEELS),--wheels $(WHEELS))
+
+test-mutations: $(DONE)/dev ## send all 10,000 broken requests to a server with good ones beside; takes minutes
+	@OCTAVO_TEST_MUTATIONS=10000 $(BIN)/python -m pytest tests/compat/test_mutations.py -q
 
 lint: $(DONE)/dev ## run the checks that need no test run: formats, clippy, ruff, mypy, stubtest
 	@scripts/check.sh lint
@@ -78,7 +81,7 @@ install: $(DONE)/octavo $(DONE)/base ## build octavo and install it in .venv, wi
 clean: ## remove everything that these commands made
 	rm -rf $(VENV) target tests/e2e/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test test-cuda-host compatibility check-gpu cuda-kernels lint format bench bench-kernels bench-peers bench-perplexity peers install clean tools
+.PHONY: help demo test test-mutations test-cuda-host compatibility check-gpu cuda-kernels lint format bench bench-kernels bench-peers bench-perplexity peers install clean tools
 
 # Looks at the tools every time, which takes no time, and makes the environment the first time.
 tools:
@@ -122,6 +125,15 @@ $(DONE)/demo $(DONE)/dev: $(DONE)/%: pyproject.toml | $(DONE)/octavo $(DONE)/mod
 	  echo "== installing what octavo[$*] needs$(if $(filter dev,$*), (torch is large: several GB the first time))"; \
 	  $(PIP) "$$(echo $(DONE)/wheels/octavo-*.whl)[$*]"; \
 	fi
+	@touch $@
+
+# Each in an environment of its own: they ask for other versions than the tests.
+$(DONE)/compat: tests/compat/clients/new.txt tests/compat/clients/old.txt | $(DONE)/maturin
+	@echo "== installing other people's clients, which the tests speak to a server with"
+	@for name in new old; do \
+	  $(BIN)/python -m venv $(VENV)/compat/$$name; \
+	  $(VENV)/compat/$$name/bin/python -m pip install --disable-pip-version-check --quiet -r tests/compat/clients/$$name.txt; \
+	done
 	@touch $@
 
 $(DONE)/node: tests/e2e/node/package-lock.json | $(DONE)/maturin

@@ -8,7 +8,7 @@ from typing import Any
 
 from server_process import Client
 
-NUM_REQUESTS = 3000
+NUM_REQUESTS = 1500
 NUM_AT_ONCE = 24
 
 SHARED: dict[str, Any] = {
