@@ -120,8 +120,8 @@ pub(crate) struct Scratch {
 impl CpuKernels {
     /// Chooses one token for each row of logits[rows, vocab_size], which is overwritten. NaN counts as minus infinity.
     ///
-    /// Errors: lengths that do not fit, a list longer than max_logprobs without `lists`, and `NoToken` for the rows that have nothing
-    /// to choose from, after all others are done.
+    /// Errors: lengths that do not fit, a list longer than max_logprobs without `lists`, and `NoToken` for the rows that
+    /// have nothing to choose from, after all others are done.
     pub fn sample(
         &self,
         logits: &mut [f32],
@@ -141,11 +141,15 @@ impl CpuKernels {
             let row = &rows[index];
             // SAFETY: each index comes once.
             let logits = unsafe { logits.row(index) };
-            // SAFETY: as above.
             let list = match row.num_listed() {
+                // SAFETY: as above.
                 count if count > max_logprobs => List::Long(unsafe { &mut lists.row(index)[0] }),
                 _ if row.num_logprobs.is_none() || max_logprobs == 0 => List::Columns(&mut [], &mut []),
-                _ => List::Columns(unsafe { top_ids.row(index) }, unsafe { top_logprobs.row(index) }),
+                _ => {
+                    // SAFETY: as above.
+                    let (ids, logprobs) = unsafe { (top_ids.row(index), top_logprobs.row(index)) };
+                    List::Columns(ids, logprobs)
+                }
             };
             let choice = self.sample_row(logits, row, list, &mut scratch);
             if choice.is_none() {
