@@ -459,7 +459,8 @@ impl Simulator {
             assert_eq!(row.step as usize, tokens.len() - row.prompt.len());
             let choice = answer(history, row.choice);
             let allowed = (0..VOCAB_SIZE).map(|offset| (choice + offset) % VOCAB_SIZE);
-            let choice = allowed.into_iter().find(|&token| allows(&row, token)).expect("one is allowed");
+            // As the sampler has it: -1 where no token is allowed, since a grammar has failed.
+            let choice = allowed.into_iter().find(|&token| allows(&row, token)).unwrap_or(u32::MAX);
             sampled.push(choice);
 
             let all: Vec<_> = candidates(history).collect();
