@@ -163,7 +163,7 @@ def test_refusals(words: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--no-enable-lora", "--max-loras", "1", "--runner", "generate", "--task", "auto", "-dp", "1"],
+        ["--no-enable-lora", "--max-loras", "1", "--task", "auto", "-dp", "1"],
         ["--distributed-executor-backend", "mp", "--quantization", "none", "--hf-overrides", "{}"],
         ["--disable-log-requests", "--async-scheduling"],
     ],
