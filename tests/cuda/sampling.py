@@ -131,7 +131,7 @@ class Processor:
         self._frontend = Frontend(front, None, threads=1, **limits)
         for request, prompt in zip(case.requests, self.prompts, strict=True):
             self._frontend.submit(prompt, Sampling(max_tokens=case.steps, ignore_eos=True, **vars(request)))
-        self._num_open = num_sequences
+        self._num_open = self._num_rows = num_sequences
         self._sequences: dict[int, Sequence] = {}
         self._plan: Plan
 
@@ -167,7 +167,8 @@ class Processor:
         num_samples = len(logits)
         columns = {name: arena[name][:num_samples].copy() for name in ("sampled", "sampled_logprob", "sampled_rank")}
         for name in ("top_ids", "top_logprobs"):
-            columns[name] = arena[name][: num_samples * MAX_LOGPROBS].reshape(-1, MAX_LOGPROBS).copy()
+            # The columns are wider where beams need more.
+            columns[name] = arena[name].reshape(self._num_rows, -1)[:num_samples, :MAX_LOGPROBS].copy()
         self.engine.commit(self._plan.epoch)
         return columns
 
