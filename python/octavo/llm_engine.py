@@ -147,10 +147,11 @@ class LLMEngine:
                 self.frontend.abort(self._numbers[request_id])
 
     def has_unfinished_requests(self) -> bool:
-        return bool(self.collector.pending)
+        """Whether `step` has more to say: a request counts until its last output was returned, or its error raised."""
+        return bool(self._numbers or self.collector.pending)
 
     def get_num_unfinished_requests(self) -> int:
-        return len(self.collector.pending)
+        return len(self.collector.pending.union(self._numbers.values()))
 
     # ------------------------------------------------------------ what LLM uses
 
