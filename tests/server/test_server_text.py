@@ -68,11 +68,11 @@ async def test_a_request_ends_at_its_timeout(long_client: Client) -> None:
         status, answer = await long_client.post("/v1/completions", {**LONG, "timeout": timeout})
         assert (status, answer["error"]["param"]) == (400, "timeout")
     status, answer = await long_client.post("/v1/completions", {**LONG, "timeout": 0.2})
-    assert (status, answer["error"]["type"]) == (504, "GatewayTimeoutError")
+    assert (status, answer["error"]["type"]) == (408, "RequestTimeoutError")
     assert "0.2 seconds" in answer["error"]["message"]
     events = await long_client.stream("/v1/completions", {**LONG, "timeout": 1.5})
     assert events[0]["choices"][0]["text"]
-    assert events[-1]["error"]["code"] == 504
+    assert events[-1]["error"]["code"] == 408
     await long_client.still_serves()
 
 

@@ -150,7 +150,7 @@ class Stream:
         return True
 
     async def next(self) -> list[Event]:
-        """Waits for news; returns all there is. Raises SlowReader when too much had piled up, ApiError 504 when the
+        """Waits for news; returns all there is. Raises SlowReader when too much had piled up, ApiError 408 when the
         request's time is over."""
         await self._wait()
         events, self._events = self._events, []
@@ -167,7 +167,7 @@ class Stream:
             if self._overflowed:
                 raise SlowReader("the client did not read its answer")
             if self._expired:
-                raise ApiError(504, f"This request was not done within its timeout of {self._timeout:g} seconds.")
+                raise ApiError(408, f"This request was not done within its timeout of {self._timeout:g} seconds.")
             if not self.open_choices:
                 raise ApiError(500, "The engine ended this request without a result.")
             self._waiter = asyncio.get_running_loop().create_future()

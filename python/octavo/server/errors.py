@@ -24,7 +24,6 @@ TYPES = {
     429: "RateLimitError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
-    504: "GatewayTimeoutError",
 }
 ANTHROPIC_TYPES = {
     400: "invalid_request_error",
@@ -36,7 +35,7 @@ ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     500: "api_error",
     503: "overloaded_error",
-    504: "timeout_error",
+    408: "timeout_error",
 }
 RETRY_AFTER_SECONDS = 1
 """What a 503 tells the client: the queue and a restarting engine both move within seconds."""
