@@ -21,6 +21,8 @@ use crate::turn::{MAX_MASK, Turn, message};
 const NUM_WORKERS: usize = 2;
 /// A grammar may be nested, and its compiler recurses. Only what is touched takes memory.
 const STACK_BYTES: usize = 256 << 20;
+/// As a `const` or in an `enum` llguidance 1.9 negates it, gets the same number, and recurses without end.
+const LEAST_INTEGER: &str = "-9223372036854775808";
 /// Grammars that may wait to be compiled.
 const MAX_QUEUED: usize = 1024;
 /// Threads whose compilation goes on although its request has failed; with so many nothing more is compiled.
@@ -143,6 +145,9 @@ impl Workers {
         let factory = factory.as_ref().map_err(Clone::clone)?;
         compilation.began.get_or_init(Instant::now);
         let Structure { kind, text } = &compilation.structure;
+        if *kind != StructureKind::Regex && text.contains(LEAST_INTEGER) {
+            return Err(format!("the number {LEAST_INTEGER} is out of range"));
+        }
         let grammar = match kind {
             StructureKind::JsonSchema => {
                 let schema = serde_json::from_str(text).map_err(|error| format!("not a JSON schema: {error}"))?;

@@ -138,6 +138,8 @@ fn what_cannot_be_enforced_is_refused_and_harms_nobody() {
         (StructureKind::JsonSchema, r#"{"type": "array", "uniqueItems": true}"#.into()),
         (StructureKind::JsonSchema, r#"{"not": {"type": "string"}}"#.into()),
         (StructureKind::JsonSchema, "false".into()),
+        (StructureKind::JsonSchema, r#"{"enum": [-9223372036854775808]}"#.into()),
+        (StructureKind::Lark, r#"start: %json {"const": -9223372036854775808}"#.into()),
     ];
     let mut alone = simulator(config());
     alone.submit(submission(1, [9, 9], 60));
