@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from server_process import MODEL, Client, ServerProcess, connect
+from test_structured_outputs import check_every_way
 
 from octavo.config import EngineConfig, ModelConfig
 from octavo.engine.start import open_model
@@ -98,6 +100,13 @@ async def test_a_structure_begins_behind_the_reasoning(thinking: Client) -> None
     choice, _ = await ask(thinking, thinking_token_budget=6, response_format=FORMAT)
     assert choice["message"]["reasoning"]
     assert json.loads(choice["message"]["content"])["zone"] in (1, 2)
+
+
+@pytest.mark.parametrize(("chat", "stream"), list(product((True, False), (True, False))))
+async def test_every_structure_holds_where_the_model_reasons(thinking: Client, chat: bool, stream: bool) -> None:
+    # A completion has no reasoning: its structure begins with the first token.
+    budget = {"thinking_token_budget": 4, "max_tokens": 60} if chat else {}
+    await check_every_way(thinking, chat=chat, stream=stream, **budget)
 
 
 async def test_a_forced_call_comes_behind_the_reasoning(thinking: Client) -> None:

@@ -123,10 +123,16 @@ async def answers(client: Client, body: dict[str, Any], *, chat: bool, stream: b
 
 @pytest.mark.parametrize(("chat", "stream"), list(product((True, False), (True, False))))
 async def test_every_way_gives_what_it_asks_for(model_client: Client, chat: bool, stream: bool) -> None:
+    await check_every_way(model_client, chat=chat, stream=stream)
+
+
+async def check_every_way(client: Client, *, chat: bool, stream: bool, **fields: Any) -> None:
+    """Every answer that was not cut is what its structure allows; `fields` are in every request."""
+
     async def ask(name: str, value: Any, check: Check, n: int) -> bool:
-        body = {name: value, "n": n, "temperature": 1.0, "seed": 3, "max_tokens": 48}
+        body = {name: value, "n": n, "temperature": 1.0, "seed": 3, "max_tokens": 48, **fields}
         finished = 0
-        for text, reason in await answers(model_client, body, chat=chat, stream=stream):
+        for text, reason in await answers(client, body, chat=chat, stream=stream):
             assert reason in ("stop", "length")
             if reason == "stop":
                 finished += 1
