@@ -110,7 +110,10 @@ def apart(one: Any) -> list[Any]:
     if not choice.get("finish_reason") or not any(texts(choice)):
         return [one]
     going_on = {name: value for name, value in choice.items() if name != "stop_reason"} | {"finish_reason": None}
-    return [{**one, "choices": [going_on]}, {**one, "choices": [blank(choice)]}]
+    ended = blank(choice)
+    if "tool_calls" in ended.get("delta", {}):
+        ended["delta"] = {}
+    return [{**one, "choices": [going_on]}, {**one, "choices": [ended]}]
 
 
 def texts(value: Any, key: str = "") -> list[str]:
