@@ -93,8 +93,10 @@ async def test_a_budget_ends_the_reasoning(thinking: Client) -> None:
     choice, usage = await ask(thinking, thinking_token_budget=6, max_tokens=12)
     assert choice["message"]["reasoning"]
     assert choice["message"]["content"]
-    # Six, and the token that ends it; news that waited for the server come as one, with what follows.
-    assert 7 <= usage["completion_tokens_details"]["reasoning_tokens"] <= 12
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == 7  # six, and the token that ends it
+    # The same where the end of the reasoning comes together with what follows it.
+    _, usage = await ask(thinking, thinking_token_budget=6, max_tokens=12, stream_interval=12)
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == 7
 
 
 async def test_a_structure_begins_behind_the_reasoning(thinking: Client) -> None:

@@ -125,10 +125,17 @@ class Conversation:
             parts += parser.finish()
         if self.answer.reasoning_tokens is not None and isinstance(parser, ChoiceParser):
             thinking = (thinking and parser.reasons) or any(isinstance(part, Reasoning) for part in parts)
-            self.answer.reasoning_tokens += delta.num_tokens if thinking else 0
+            if thinking:
+                self.answer.reasoning_tokens += self._num_reasoning(delta, still=parser.thinking)
         if not isinstance(parser, PlainText):
             parts = [part for part in parts if self._returned(part, choice)]
         return ChoiceNews(choice, parts, delta, self._finish_reason(delta, choice), delta.stop_reason)
+
+    def _num_reasoning(self, delta: Delta, *, still: bool) -> int:
+        """Tokens up to the one that ends the reasoning: news that waited have what follows it, too."""
+        end = self.answer.service.formats.reasoning_end
+        token_ids = delta.token_ids if not still and len(end) == 1 else []
+        return token_ids.index(end[0]) + 1 if token_ids and end[0] in token_ids else delta.num_tokens
 
     def _returned(self, part: Part, choice: int) -> bool:
         """Whether the request wants this part; notes calls."""
